@@ -1,0 +1,38 @@
+"""The `Host`: all networks of one machine and the options that hold for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nftbridge.errors import InputError, Problem
+from nftbridge.model.checks import host_findings
+from nftbridge.model.parts import Family, Network
+
+LAYOUTS = ("docker-28",)
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A consistent host; building an inconsistent one raises `InputError` with every problem.
+
+    `wsl2_mirrored` None means that the machine decides (host file: ``"auto"``); it has to be
+    settled before rules are made of the host.
+    """
+
+    networks: tuple[Network, ...] = ()
+    ipv4: bool = True
+    ipv6: bool = True
+    userland_proxy: bool = True
+    allow_direct_routing: bool = False
+    wsl2_mirrored: bool | None = False
+    layout: str = LAYOUTS[0]
+
+    def __post_init__(self) -> None:
+        findings = tuple(host_findings(self.networks))
+        if findings:
+            raise InputError(tuple(Problem(f.where, f.message, f.hint) for f in findings))
+
+    def families(self) -> tuple[Family, ...]:
+        """The families that are switched on, IPv4 first."""
+        wanted = ((Family.IPV4, self.ipv4), (Family.IPV6, self.ipv6))
+        return tuple(family for family, enabled in wanted if enabled)
