@@ -1,0 +1,386 @@
+"""The whole ruleset, chain by chain, in Docker 28.5.2's order; nothing else makes rules.
+
+Two deviations from Docker are on purpose. Docker inserts some lines at the head of a chain when a
+network is created, so that its verdicts depend on the order of creation; here they do not:
+
+1. DOCKER-ISOLATION-STAGE-1: the drops of internal networks come before the accepts of routed
+   ones, so an internal network never reaches a routed one, nor the reverse.
+2. nat-POSTROUTING: traffic from the host's own addresses is looked at before the subnets.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+
+from nftbridge.policy import catalogue as known
+from nftbridge.policy.program import (
+    Chain,
+    Dnat,
+    Field,
+    Final,
+    Hook,
+    In,
+    Is,
+    IsNot,
+    Jump,
+    Leave,
+    NotIn,
+    Rule,
+    Snat,
+    appended,
+    chain,
+    inserted,
+)
+
+IIF, OIF, SADDR, DADDR = Field.IIF, Field.OIF, Field.SADDR, Field.DADDR
+PROTOCOL, DPORT = Field.PROTOCOL, Field.DPORT
+
+DOCKER_USER = "DOCKER-USER"
+DOCKER_FORWARD = "DOCKER-FORWARD"
+DOCKER_CT = "DOCKER-CT"
+ISOLATION_1 = "DOCKER-ISOLATION-STAGE-1"
+ISOLATION_2 = "DOCKER-ISOLATION-STAGE-2"
+DOCKER_BRIDGE = "DOCKER-BRIDGE"
+DOCKER = "DOCKER"
+DOCKER_NAT = "DOCKER-NAT"
+
+_LOOPBACK_V4 = IPv4Network("127.0.0.0/8")
+_LINK_LOCAL_V6 = IPv6Network("fe80::/10")
+_ESTABLISHED = Is(Field.CT_STATE, ("established", "related"))
+_TO_THE_HOST = Is(Field.DADDR_TYPE, ("local",))
+_FROM_THE_HOST = Is(Field.SADDR_TYPE, ("local",))
+_TO_ANOTHER_BRIDGE = NotIn(known.SAME_BRIDGE, (IIF, OIF))
+
+RAW_PREROUTING = chain(
+    "raw-PREROUTING",
+    "raw",
+    appended(
+        Rule(
+            "trusted-direct",
+            (In(known.TRUSTED_ACCESS, (DADDR, IIF)),),
+            Final.ACCEPT,
+            "a trusted host interface may address containers directly",
+        ),
+        Rule(
+            "direct-access",
+            (In(known.GUARDED, (DADDR,)), NotIn(known.GUARDED_INTERFACES, (DADDR, IIF))),
+            Final.DROP,
+            "nobody else addresses containers past DNAT by routing to them (moby#41872)",
+        ),
+        Rule(
+            "mirrored-loopback",
+            (In(known.MIRRORED_PUBLISHED, (DADDR, PROTOCOL, DPORT, IIF)),),
+            Final.ACCEPT,
+            "Windows reaches loopback publications through WSL2's mirrored interface",
+        ),
+        Rule(
+            "remote-loopback",
+            (In(known.LOOPBACK_PUBLISHED, (DADDR, PROTOCOL, DPORT)), IsNot(IIF, "lo")),
+            Final.DROP,
+            "a port published on 127.0.0.0/8 is for this host only (moby#45610)",
+        ),
+    ),
+    hook=Hook("filter", "prerouting", -300),
+)
+
+NAT_PREROUTING = chain(
+    "nat-PREROUTING",
+    "nat",
+    appended(
+        Rule(
+            "published-inbound",
+            (_TO_THE_HOST,),
+            Jump(DOCKER_NAT),
+            "packets to one of the host's addresses may be for a published port",
+        ),
+    ),
+    hook=Hook("nat", "prerouting", -100),
+)
+
+NAT_OUTPUT = chain(
+    "nat-OUTPUT",
+    "nat",
+    appended(
+        Rule(
+            "published-local",
+            (NotIn(known.PROXIED_LOOPBACK, (DADDR,)), _TO_THE_HOST),
+            Jump(DOCKER_NAT),
+            "the host uses published ports too; on loopback the proxy serves them, if any",
+        ),
+    ),
+    hook=Hook("nat", "output", -100),
+)
+
+NAT_DOCKER = chain(
+    DOCKER_NAT,
+    "nat",
+    inserted(
+        Rule(
+            "proxied-bridge",
+            (In(known.PROXIED_BRIDGES, (IIF,)),),
+            Final.RETURN,
+            "with a userland proxy, containers reach published ports through it",
+        ),
+    ),
+    appended(
+        Rule(
+            "proxied-mirrored",
+            (In(known.MIRRORED_INTERFACES, (IIF,)), Is(DADDR, (_LOOPBACK_V4,))),
+            Final.RETURN,
+            "WSL2's mirrored loopback is served by the proxy, like loopback itself",
+        ),
+    ),
+    appended(
+        Rule(
+            "publish",
+            (
+                Leave(
+                    known.OWN_PUBLISHED,
+                    (IIF, DADDR, PROTOCOL, DPORT),
+                    known.PROXIED_BRIDGES,
+                ),
+                IsNot(SADDR, _LINK_LOCAL_V6),
+            ),
+            Dnat(known.PUBLISHED, (DADDR, PROTOCOL, DPORT)),
+            "a port of one host address; link-local peers cannot be routed back to",
+        ),
+        Rule(
+            "publish-anywhere",
+            (
+                Leave(
+                    known.OWN_PUBLISHED_ANYWHERE,
+                    (IIF, PROTOCOL, DPORT),
+                    known.PROXIED_BRIDGES,
+                ),
+                IsNot(SADDR, _LINK_LOCAL_V6),
+            ),
+            Dnat(known.PUBLISHED_ANYWHERE, (PROTOCOL, DPORT)),
+            "a port of every host address; link-local peers cannot be routed back to",
+        ),
+    ),
+)
+
+FILTER_FORWARD = chain(
+    "filter-FORWARD",
+    "filter",
+    appended(
+        Rule("user", (), Jump(DOCKER_USER), "the administrator's own rules come first"),
+        Rule("forward", (), Jump(DOCKER_FORWARD), "then nftbridge's"),
+    ),
+    hook=Hook("filter", "forward", 0),
+)
+
+USER = chain(DOCKER_USER, "filter", users=True)
+
+FORWARD = chain(
+    DOCKER_FORWARD,
+    "filter",
+    appended(
+        Rule("conntrack", (), Jump(DOCKER_CT), "most packets belong to known connections"),
+        Rule("isolation", (), Jump(ISOLATION_1), "networks are kept apart before any accept"),
+        Rule("to-bridge", (), Jump(DOCKER_BRIDGE), "what enters a bridge meets its ports"),
+    ),
+    appended(
+        Rule(
+            "icc-denied",
+            (In(known.ICC_DENIED, (IIF, OIF)),),
+            Final.DROP,
+            "inter-container communication is off on this bridge",
+        ),
+        Rule(
+            "egress",
+            (In(known.BRIDGES, (IIF,)), NotIn(known.ICC_DENIED, (IIF, OIF))),
+            Final.ACCEPT,
+            "containers may start connections; isolation has had its say",
+        ),
+        Rule(
+            "icc-internal",
+            (In(known.ICC_INTERNAL, (IIF, OIF)),),
+            Final.ACCEPT,
+            "containers of an internal network may talk to each other",
+        ),
+    ),
+)
+
+CT = chain(
+    DOCKER_CT,
+    "filter",
+    appended(
+        Rule(
+            "established",
+            (In(known.BRIDGES, (OIF,)), _ESTABLISHED),
+            Final.ACCEPT,
+            "answers to what was let through",
+        ),
+    ),
+)
+
+STAGE_1 = chain(
+    ISOLATION_1,
+    "filter",
+    inserted(
+        Rule(
+            "into-internal",
+            (
+                In(known.INTERNAL_BRIDGES, (OIF,)),
+                NotIn(known.INTERNAL_SUBNETS, (OIF, SADDR)),
+                NotIn(known.INTERNAL_PAIRS, (IIF, OIF)),
+            ),
+            Final.DROP,
+            "nothing from elsewhere enters an internal network",
+        ),
+        Rule(
+            "out-of-internal",
+            (
+                In(known.INTERNAL_BRIDGES, (IIF,)),
+                NotIn(known.INTERNAL_SUBNETS, (IIF, DADDR)),
+                NotIn(known.INTERNAL_PAIRS, (IIF, OIF)),
+            ),
+            Final.DROP,
+            "nothing leaves an internal network",
+        ),
+    ),
+    inserted(
+        Rule(
+            "routed-answers",
+            (In(known.ROUTED_BRIDGES, (IIF,)), _ESTABLISHED),
+            Final.ACCEPT,
+            "a routed network answers whoever was let in",
+        ),
+        Rule(
+            "into-routed",
+            (In(known.ROUTED_BRIDGES, (OIF,)),),
+            Final.RETURN,
+            "routed networks may be reached from other networks, on their open ports",
+        ),
+    ),
+    appended(
+        Rule(
+            "leaving-bridge",
+            (In(known.BRIDGES, (IIF,)), _TO_ANOTHER_BRIDGE),
+            Jump(ISOLATION_2),
+            "what leaves one bridge must not enter another",
+        ),
+    ),
+)
+
+STAGE_2 = chain(
+    ISOLATION_2,
+    "filter",
+    inserted(
+        Rule(
+            "into-other-bridge",
+            (In(known.BRIDGES, (OIF,)),),
+            Final.DROP,
+            "networks are isolated from each other",
+        ),
+    ),
+)
+
+BRIDGE = chain(
+    DOCKER_BRIDGE,
+    "filter",
+    appended(
+        Rule(
+            "into-bridge",
+            (In(known.BRIDGES, (OIF,)),),
+            Jump(DOCKER),
+            "new connections into a bridge need an open port",
+        ),
+    ),
+)
+
+PORTS = chain(
+    DOCKER,
+    "filter",
+    inserted(
+        Rule(
+            "open-port",
+            (In(known.OPEN_PORTS, (OIF, DADDR, PROTOCOL, DPORT)), _TO_ANOTHER_BRIDGE),
+            Final.ACCEPT,
+            "published, or opened on a routed network",
+        ),
+    ),
+    appended(
+        Rule(
+            "routed-icmp",
+            (In(known.ROUTED_ICMP, (OIF, PROTOCOL)),),
+            Final.ACCEPT,
+            "routed networks need ICMP for path MTU discovery and ping",
+        ),
+        Rule(
+            "unpublished",
+            (In(known.PROTECTED_BRIDGES, (OIF,)), _TO_ANOTHER_BRIDGE),
+            Final.DROP,
+            "no other port of the network is open",
+        ),
+        Rule(
+            "unprotected",
+            (In(known.UNPROTECTED_BRIDGES, (OIF,)), _TO_ANOTHER_BRIDGE),
+            Final.ACCEPT,
+            "nat-unprotected: every port is open to whoever can route here",
+        ),
+    ),
+)
+
+POSTROUTING = chain(
+    "nat-POSTROUTING",
+    "nat",
+    inserted(
+        Rule(
+            "hairpin-masquerade",
+            (In(known.HAIRPIN_MASQUERADE, (OIF,)), _FROM_THE_HOST),
+            Final.MASQUERADE,
+            "without a proxy, 127.0.0.1 as a source would be lost in the container",
+        ),
+        Rule(
+            "hairpin-snat",
+            (_FROM_THE_HOST,),
+            Snat(known.HAIRPIN_SNAT, (OIF,)),
+            "the same, with the network's fixed source address",
+        ),
+    ),
+    inserted(
+        Rule(
+            "masquerade",
+            (
+                In(known.MASQUERADED_SUBNETS, (SADDR,)),
+                NotIn(known.SUBNET_BRIDGES, (SADDR, OIF)),
+            ),
+            Final.MASQUERADE,
+            "containers leave with the host's address",
+        ),
+        Rule(
+            "snat",
+            (NotIn(known.SUBNET_BRIDGES, (SADDR, OIF)),),
+            Snat(known.SNAT_SUBNETS, (SADDR,)),
+            "containers leave with the network's fixed source address",
+        ),
+    ),
+    appended(
+        Rule(
+            "hairpin-self",
+            (In(known.SELF_PUBLISHED, (SADDR, DADDR, PROTOCOL, DPORT)),),
+            Final.MASQUERADE,
+            "a container that reaches itself through the host must see another source",
+        ),
+    ),
+    hook=Hook("nat", "postrouting", 100),
+)
+
+CHAINS: tuple[Chain, ...] = (
+    RAW_PREROUTING,
+    NAT_PREROUTING,
+    NAT_OUTPUT,
+    NAT_DOCKER,
+    FILTER_FORWARD,
+    USER,
+    FORWARD,
+    CT,
+    STAGE_1,
+    STAGE_2,
+    BRIDGE,
+    PORTS,
+    POSTROUTING,
+)
+"""Every chain, in the order in which a packet meets them."""
