@@ -1,0 +1,140 @@
+"""Transactions: lists of libnftables JSON commands that the kernel takes whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+from nftbridge.nft.lower import KernelSet, element, sets_of, skeleton
+from nftbridge.policy.flat import FlatKey, FlatRows
+from nftbridge.policy.program import Relation
+
+Command: TypeAlias = dict[str, Any]
+"""``{"add": {"rule": …}}`` and the like."""
+
+OBJECT_NAME_BYTES = 128
+"""The longest comment; also more than any table, chain or set name of ours may have."""
+
+
+def wrap(commands: Iterable[Command]) -> dict[str, list[Command]]:
+    """The commands as a document that ``nft -j -f`` takes."""
+    return {"nftables": [{"metainfo": {"json_schema_version": 1}}, *commands]}
+
+
+def install(table: str, rows: FlatRows, outdated: Iterable[Command] = ()) -> list[Command]:
+    """Everything, over an empty kernel or an older ruleset alike.
+
+    DOCKER-USER is created if missing and else left as it is. Sets are emptied, not deleted, so that
+    rules in DOCKER-USER may refer to them. `outdated` are deletions of chains and sets whose
+    declaration no longer fits; they come when nothing of ours refers to them any more.
+    """
+    parts = skeleton()
+    commands: list[Command] = [{"add": {"table": {"family": "inet", "name": table}}}]
+    outdated = list(outdated)
+    gone = {body["name"] for c in outdated for kind, body in c["delete"].items() if kind == "chain"}
+    kept = [chain for chain in parts.chains if chain.name not in gone]
+    commands += [{"add": chain.json(table)} for chain in kept]
+    commands += [
+        {"flush": {"chain": {"family": "inet", "table": table, "name": chain.name}}}
+        for chain in parts.chains
+        if chain.name != parts.users_chain
+    ]
+    commands += outdated
+    commands += [{"add": chain.json(table)} for chain in parts.chains if chain.name in gone]
+    for kernel_set in parts.sets:
+        commands += [{"add": kernel_set.declaration.json(table)}, _flush(table, kernel_set)]
+    commands += [{"add": rule.json(table)} for rule in parts.rules]
+    for relation, wanted in rows.items():
+        for kernel_set in sets_of(relation):
+            commands += _elements("add", table, kernel_set, wanted)
+    return commands
+
+
+def change(table: str, old: FlatRows, new: FlatRows) -> list[Command]:
+    """Only the elements that differ between `old`, what the kernel holds, and `new`."""
+    commands: list[Command] = []
+    for relation, wanted in new.items():
+        held = old.get(relation, {})
+        if held == wanted:
+            continue
+        for kernel_set in sets_of(relation):
+            if kernel_set.declaration.interval:
+                commands += _replace(table, kernel_set, held, wanted)
+            else:
+                commands += _exchange(table, kernel_set, held, wanted)
+    return sorted(commands, key=lambda command: "add" in command)  # make room, then fill it
+
+
+def removal(table: str, *, chains: Iterable[str], sets: Iterable[tuple[str, str]]) -> list[Command]:
+    """Take out our rules, chains and sets (noun, name); the table stays with what is the user's."""
+    chains, spot = list(chains), {"family": "inet", "table": table}
+    flush = [{"flush": {"chain": spot | {"name": name}}} for name in chains]
+    chains_gone = [{"delete": {"chain": spot | {"name": name}}} for name in chains]
+    return flush + chains_gone + [{"delete": {noun: spot | {"name": name}}} for noun, name in sets]
+
+
+def table_removal(table: str) -> list[Command]:
+    """Take out the table with all that is in it, DOCKER-USER's rules as well."""
+    return [{"delete": {"table": {"family": "inet", "name": table}}}]
+
+
+def _replace(
+    table: str, kernel_set: KernelSet, held: dict[FlatKey, FlatKey], wanted: dict[FlatKey, FlatKey]
+) -> Iterator[Command]:
+    """Interval sets are filled anew: nft 0.9.8 refuses to exchange overlapping prefixes."""
+    if _mine(kernel_set, held) != _mine(kernel_set, wanted):
+        yield _flush(table, kernel_set)
+        yield from _elements("add", table, kernel_set, wanted)
+
+
+def _exchange(
+    table: str, kernel_set: KernelSet, held: dict[FlatKey, FlatKey], wanted: dict[FlatKey, FlatKey]
+) -> Iterator[Command]:
+    """Another value under a key is an error in the kernel, so the old one is deleted first."""
+    gone = {k: v for k, v in held.items() if wanted.get(k) != v}
+    come = {k: v for k, v in wanted.items() if held.get(k) != v}
+    yield from _elements("delete", table, kernel_set, gone)
+    yield from _elements("add", table, kernel_set, come)
+
+
+def _elements(
+    verb: str, table: str, kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]
+) -> Iterator[Command]:
+    elements = [element(kernel_set, key, value) for key, value in _mine(kernel_set, rows).items()]
+    if elements:
+        spot = {"family": "inet", "table": table, "name": kernel_set.name}
+        yield {verb: {"element": spot | {"elem": elements}}}
+
+
+def _mine(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> dict[FlatKey, FlatKey]:
+    if kernel_set.family is None:
+        return rows
+    family = kernel_set.family.value
+    return {key: value for key, value in rows.items() if key[0] == family}
+
+
+def _flush(table: str, kernel_set: KernelSet) -> Command:
+    noun = kernel_set.declaration.noun
+    return {"flush": {noun: {"family": "inet", "table": table, "name": kernel_set.name}}}
+
+
+def relation_of(set_name: str) -> Relation | None:
+    """The relation whose rows a set of that name holds."""
+    names = {kernel_set.name: kernel_set.relation for kernel_set in skeleton().sets}
+    return names.get(set_name)
+
+
+def pretty(commands: Iterable[Command]) -> str:
+    """The document with a line per command and per element: JSON that people can compare."""
+    lines = (_pretty_command(command) for command in wrap(commands)["nftables"])
+    return '{"nftables": [\n' + ",\n".join(lines) + "\n]}"
+
+
+def _pretty_command(command: Command) -> str:
+    elements = command.get("add", {}).get("element", {}).get("elem")
+    if not elements:
+        return json.dumps(command)
+    head = command["add"]["element"] | {"elem": []}
+    rows = ",\n  ".join(map(json.dumps, elements))
+    return json.dumps({"add": {"element": head}}).removesuffix("]}}}") + f"\n  {rows}\n]}}}}}}"

@@ -1,0 +1,142 @@
+"""The only door to libnftables: run a document, list our table, say what an error is about."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+from typing import Any, Protocol, cast
+
+from nftbridge import netns as namespaces
+from nftbridge.errors import KernelRefusedError, UnavailableError
+from nftbridge.nft.document import Command, wrap
+from nftbridge.nft.explain import culprit, missing_option
+from nftbridge.nft.syntax import Json
+
+_FD_SETSIZE = 1024
+_PACKAGES = "install your distribution's python3-nftables, e.g. apt install python3-nftables"
+
+
+class _Nftables(Protocol):
+    """What is used of the distribution's binding, class ``nftables.Nftables``."""
+
+    def cmd(self, cmdline: str) -> tuple[int, str, str]: ...
+    def set_json_output(self, val: bool, /) -> bool: ...  # noqa: FBT001 - theirs
+    def set_handle_output(self, val: bool, /) -> bool: ...  # noqa: FBT001 - theirs
+    def set_dry_run(self, onoff: bool, /) -> tuple[bool, bool]: ...  # noqa: FBT001 - theirs
+
+
+class Kernel:
+    """nf_tables of one network namespace, seen through our table.
+
+    Reading and writing each get a libnftables context of their own: one that has listed a large set
+    keeps it cached and pays for it at every write.
+    """
+
+    def __init__(self, table: str, netns: str | None = None) -> None:
+        self.table = table
+        self._netns = netns
+
+    def objects(self) -> list[Json] | None:
+        """Everything in our table as libnftables lists it; None if there is no such table."""
+        command: Command = {"list": {"table": {"family": "inet", "name": self.table}}}
+        status, output, errors = self._run([command])
+        if status != 0:
+            if "No such file or directory" in errors:
+                return None
+            raise _refused(errors, "listing", None)
+        return cast("list[Json]", json.loads(output)["nftables"]) if output else None
+
+    def commit(self, commands: list[Command]) -> None:
+        """Run all commands as one transaction.
+
+        Raises `KernelRefusedError` naming the first command that the kernel objects to; nothing of
+        the document has happened then.
+        """
+        status, _, errors = self._run(commands)
+        if status != 0:
+            raise _refused(errors, "loading", self._first_refused(commands))
+
+    def _first_refused(self, commands: list[Command]) -> Command | None:
+        """The command with which a dry run of the document starts to fail, by bisection."""
+        if self._accepts(commands):
+            return None  # refused only for real, e.g. out of memory or changed meanwhile
+        good, bad = 0, len(commands)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if self._accepts(commands[:middle]) else (good, middle)
+        return self._narrowed(commands[:good], commands[good])
+
+    def _narrowed(self, before: list[Command], command: Command) -> Command:
+        """The same command with the one element that is refused, if it is about elements."""
+        for verb, body in command.items():
+            elements = body.get("element", {}).get("elem", [])
+            while len(elements) > 1:
+                half = elements[: len(elements) // 2]
+                accepted = self._accepts(
+                    [*before, {verb: {"element": body["element"] | {"elem": half}}}]
+                )
+                elements = elements[len(half) :] if accepted else half
+            if elements:
+                return {verb: {"element": body["element"] | {"elem": elements}}}
+        return command
+
+    def _accepts(self, commands: list[Command]) -> bool:
+        return self._run(commands, dry=True)[0] == 0
+
+    def _run(self, commands: list[Command], *, dry: bool = False) -> tuple[int, str, str]:
+        _check_descriptors()
+        document = json.dumps(wrap(commands), separators=(",", ":"))
+        with namespaces.inside(self._netns):
+            context = _context()
+            if dry:
+                context.set_dry_run(True)
+            return context.cmd(document)
+
+
+def _context() -> _Nftables:
+    try:
+        binding: Any = importlib.import_module("nftables")
+        context = cast("_Nftables", binding.Nftables())
+    except ModuleNotFoundError as error:
+        raise UnavailableError("libnftables' Python binding is missing", hint=_PACKAGES) from error
+    except OSError as error:
+        raise UnavailableError(f"libnftables cannot be loaded: {error}", hint=_PACKAGES) from error
+    context.set_json_output(True)
+    context.set_handle_output(True)
+    return context
+
+
+def _check_descriptors() -> None:
+    """Libnftables waits with select(): a descriptor above its limit would abort the process."""
+    with open(os.devnull, "rb") as lowest_free:
+        if lowest_free.fileno() >= _FD_SETSIZE - 8:
+            raise UnavailableError(
+                f"{lowest_free.fileno()} files are open and libnftables cannot cope with that many",
+                hint="close files, or run the nftbridge command instead of calling it in process",
+            )
+
+
+def _refused(
+    errors: str, doing: str, command: Command | None
+) -> KernelRefusedError | UnavailableError:
+    reason = _reason(errors)
+    if "Operation not permitted" in reason or "Permission denied" in reason:
+        hint = "run as root, or with CAP_NET_ADMIN in that network namespace"
+        return UnavailableError(f"{doing} the table is not permitted", hint=hint)
+    if "Protocol not supported" in reason or "Address family not supported" in reason:
+        hint = "a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET, or --backend iptables"
+        return UnavailableError("this kernel has no nf_tables", hint=hint)
+    named = "" if command is None else culprit(command)
+    return KernelRefusedError(
+        f"the kernel refused it, nothing was changed: {reason}",
+        culprit=named,
+        hint="" if command is None else missing_option(command, reason),
+    )
+
+
+def _reason(errors: str) -> str:
+    """The first error of libnftables' output without its made-up position."""
+    first = next((line for line in errors.splitlines() if "Error:" in line), errors.strip())
+    return re.sub(r"^.*?Error:\s*(Could not process rule:\s*)?", "", first) or "no reason given"

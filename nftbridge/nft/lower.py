@@ -1,0 +1,242 @@
+"""From the program to nft: a rule becomes one nft rule, a relation one set or map.
+
+One per family and value column, that is. Everything here is constant; the host appears only as
+elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from nftbridge.model import Family
+from nftbridge.nft import syntax
+from nftbridge.nft.syntax import Concatenation, Expression, Lookup, Match, Meta, Payload, Statement
+from nftbridge.policy.catalogue import RELATIONS
+from nftbridge.policy.flat import FlatKey, FlatRows, flatten
+from nftbridge.policy.program import (
+    Condition,
+    Dnat,
+    Facts,
+    Field,
+    Final,
+    Hook,
+    In,
+    Is,
+    IsNot,
+    Jump,
+    Kind,
+    Leave,
+    NotIn,
+    Relation,
+    Rule,
+    Snat,
+    admits,
+)
+from nftbridge.policy.rules import CHAINS
+
+_TYPES = {Kind.INTERFACE: "ifname", Kind.PROTOCOL: "inet_proto", Kind.PORT: "inet_service"}
+_ADDRESS_TYPES = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
+_PAYLOADS = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+_FIXED_FIELDS: dict[Field, Expression] = {
+    Field.IIF: Meta("iifname"),
+    Field.OIF: Meta("oifname"),
+    Field.PROTOCOL: Meta("l4proto"),
+    Field.DPORT: Payload("th", "dport"),
+    Field.CT_STATE: syntax.Conntrack("state"),
+    Field.SADDR_TYPE: syntax.AddressType("saddr"),
+    Field.DADDR_TYPE: syntax.AddressType("daddr"),
+}
+_TRANSPORTS = Match(Meta("l4proto"), ("tcp", "udp", "sctp"))
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSet:
+    """One set or map in the kernel: the rows of `relation` in `family`, value column `column`.
+
+    `family` None: rows of both families, each key starting with its family. `column` None: a set.
+    """
+
+    relation: Relation
+    family: Family | None
+    column: int | None
+    declaration: syntax.SetDeclaration
+
+    @property
+    def name(self) -> str:
+        """Its name in the kernel."""
+        return self.declaration.name
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """Chains, sets and rules: everything but elements, the same for every host."""
+
+    chains: tuple[syntax.ChainDeclaration, ...]
+    users_chain: str
+    sets: tuple[KernelSet, ...]
+    rules: tuple[syntax.RuleLine, ...]
+
+
+@cache
+def skeleton() -> Skeleton:
+    """The program in nft's terms."""
+    chains = tuple(
+        syntax.ChainDeclaration(chain.name, None if chain.hook is None else _base(chain.hook))
+        for chain in CHAINS
+    )
+    users = next(chain.name for chain in CHAINS if chain.users)
+    rules = tuple(line for c in CHAINS for rule in c.rules() for line in _lines(c.name, rule))
+    sets = tuple(kernel_set for relation in RELATIONS for kernel_set in sets_of(relation))
+    return Skeleton(chains, users, sets, rules)
+
+
+@cache
+def sets_of(relation: Relation) -> tuple[KernelSet, ...]:
+    """The sets or maps that hold `relation`: per family if it has addresses, per value column."""
+    families: tuple[Family | None, ...] = relation.families if relation.addressed else (None,)
+    columns = tuple(range(len(relation.value))) or (None,)
+    return tuple(_declare(relation, f, column) for f in families for column in columns)
+
+
+def rows_in_kernel(facts: Facts) -> FlatRows:
+    """The rows that nftables needs: all but those which no packet gets to ask for."""
+    rows = flatten(facts)
+    for relation, shadow in _shadowed():
+        returned = {(key[0], key[1]) for key in rows[shadow]}
+        rows[relation] = {
+            key: value for key, value in rows[relation].items() if (key[0], key[1]) not in returned
+        }
+    return rows
+
+
+def element(kernel_set: KernelSet, key: FlatKey, value: FlatKey) -> object:
+    """One element of `kernel_set` in JSON, from a flat row of its relation."""
+    scalars = key if kernel_set.family is None else key[1:]
+    columns: tuple[object, ...] = scalars
+    if kernel_set.declaration.interval:
+        columns = tuple(syntax.prefix(str(c)) if "/" in str(c) else c for c in scalars)
+    written = columns[0] if len(columns) == 1 else {"concat": columns}
+    return written if kernel_set.column is None else [written, value[kernel_set.column]]
+
+
+def _base(hook: Hook) -> syntax.BaseHook:
+    return syntax.BaseHook(hook.kind, hook.name, hook.priority)
+
+
+def _declare(relation: Relation, family: Family | None, column: int | None) -> KernelSet:
+    key = tuple(_type(kind, family) for kind in relation.key)
+    suffix = "" if family is None else str(family.version)
+    named = "" if column is None or len(relation.value) == 1 else f"_{relation.value[column].value}"
+    declaration = syntax.SetDeclaration(
+        f"{relation.name}{named}{suffix}",
+        key if family is not None else ("nf_proto", *key),
+        "" if column is None else _type(relation.value[column], family),
+        relation.has_prefixes,
+    )
+    return KernelSet(relation, family, column, declaration)
+
+
+def _type(kind: Kind, family: Family | None) -> str:
+    return _TYPES[kind] if family is None or kind in _TYPES else _ADDRESS_TYPES[family]
+
+
+def _shadowed() -> Iterator[tuple[Relation, Relation]]:
+    for chain in CHAINS:
+        for rule in chain.rules():
+            for condition in rule.conditions:
+                if isinstance(condition, Leave):
+                    yield condition.relation, condition.reached_unless
+
+
+def _lines(chain: str, rule: Rule) -> Iterator[syntax.RuleLine]:
+    families: tuple[Family | None, ...] = rule.families() if _addressed(rule) else (None,)
+    for family in families:
+        guard: tuple[Statement, ...] = ()
+        if family is not None:  # look-ups check the family only where a payload is loaded
+            guard = (Match(Meta("nfproto"), (family.value,)),)
+        for leave in (c for c in rule.conditions if isinstance(c, Leave)):
+            away = Lookup(_key(leave.relation, leave.fields, family), _set(leave.relation, family))
+            returned = (*guard, away, syntax.Verdict("return"))
+            yield syntax.RuleLine(chain, returned, f"{rule.name}, not to its own network")
+        matches = tuple(_conditions(rule, family))
+        yield syntax.RuleLine(chain, (*guard, *matches, *_outcome(rule, family)), rule.name)
+
+
+def _addressed(rule: Rule) -> bool:
+    constants = (c for c in rule.conditions if isinstance(c, Is))
+    if any(not isinstance(value, str) for constant in constants for value in constant.values):
+        return True
+    return any(relation.addressed for relation in rule.relations())
+
+
+def _conditions(rule: Rule, family: Family | None) -> Iterator[Statement]:
+    for condition in rule.conditions:
+        statement = _condition(condition, family)
+        if statement is not None:
+            yield statement
+
+
+def _condition(condition: Condition, family: Family | None) -> Statement | None:
+    """The statement for a condition; None where it always holds in that family."""
+    statement: Statement | None = None
+    match condition:
+        case In(relation, fields):
+            statement = Lookup(_key(relation, fields, family), _set(relation, family))
+        case NotIn(relation, fields):
+            if family is None or family in relation.families:
+                name = _set(relation, family)
+                statement = Lookup(_key(relation, fields, family), name, negated=True)
+        case Leave():
+            pass  # a rule before this one has returned
+        case Is(field, values):
+            statement = Match(_field(field, family), tuple(map(str, values)))
+        case IsNot(field, value):
+            if family is None or admits(value, family):
+                statement = Match(_field(field, family), (str(value),), negated=True)
+    return statement
+
+
+def _outcome(rule: Rule, family: Family | None) -> tuple[Statement, ...]:
+    match rule.verdict:
+        case Final.RETURN:
+            return (syntax.Verdict("return"),)
+        case Final() as final:
+            return (syntax.Counter(), syntax.Verdict(final.value))
+        case Jump(chain):
+            return (syntax.Verdict("jump", chain),)
+        case Dnat(function, fields):
+            # nft 0.9.8 wants the transport protocol settled before a translation that names a port
+            return (_TRANSPORTS, _translate("dnat", function, fields, family))
+        case Snat(function, fields):
+            return (_translate("snat", function, fields, family),)
+
+
+def _translate(
+    kind: str, function: Relation, fields: tuple[Field, ...], family: Family | None
+) -> syntax.Translate:
+    if family is None:
+        raise AssertionError(f"{function.name} translates addresses, so it is lowered per family")
+    key = _key(function, fields, family)
+    maps = [s.name for s in sets_of(function) if s.family is family]
+    port = syntax.MapLookup(key, maps[1]) if len(maps) > 1 else None
+    return syntax.Translate(kind, _PAYLOADS[family], syntax.MapLookup(key, maps[0]), port)
+
+
+def _key(relation: Relation, fields: tuple[Field, ...], family: Family | None) -> Concatenation:
+    parts = tuple(_field(field, family) for field in fields)
+    return Concatenation(parts if relation.addressed else (Meta("nfproto"), *parts))
+
+
+def _set(relation: Relation, family: Family | None) -> str:
+    """The set to look the relation up in; functions are never looked up as sets."""
+    return next(s.name for s in sets_of(relation) if s.family in (family, None))
+
+
+def _field(field: Field, family: Family | None) -> Expression:
+    if field in _FIXED_FIELDS:
+        return _FIXED_FIELDS[field]
+    if family is None:
+        raise AssertionError(f"{field.name} is an address, so its rule is lowered per family")
+    return Payload(_PAYLOADS[family], field.value)

@@ -1,0 +1,254 @@
+"""From a listing of our table back to relations, and how it differs from the skeleton.
+
+Written for what nft 0.9.8 to 1.1.7 print, which is not what they read: counters have values, a
+family match is left out where a payload implies it, lists of one element may be scalars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from ipaddress import ip_network
+from typing import Any
+
+from nftbridge.backend import RuleCounter
+from nftbridge.nft.document import Command
+from nftbridge.nft.lower import KernelSet, sets_of, skeleton
+from nftbridge.nft.syntax import Json, is_list, is_object
+from nftbridge.policy.catalogue import RELATIONS
+from nftbridge.policy.flat import FlatKey, FlatRows, Scalar
+from nftbridge.policy.program import Relation
+
+_PROTOCOL_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
+_PROTOCOL_SYNONYMS = {"icmpv6": "ipv6-icmp"}
+
+
+@dataclass(slots=True)
+class Listing:
+    """What the kernel holds in our table, sorted by kind. `foreign` are names that are not ours."""
+
+    chains: dict[str, Json] = field(default_factory=dict[str, Json])
+    sets: dict[str, Json] = field(default_factory=dict[str, Json])
+    rules: dict[str, list[Json]] = field(default_factory=dict[str, list[Json]])
+    counters: list[RuleCounter] = field(default_factory=list[RuleCounter])
+
+    @property
+    def foreign(self) -> tuple[str, ...]:
+        """Chains, sets and maps that somebody else put into the table."""
+        ours = {chain.name for chain in skeleton().chains} | {s.name for s in skeleton().sets}
+        return tuple(name for name in (*self.chains, *self.sets) if name not in ours)
+
+    @property
+    def user_rules(self) -> int:
+        """How many rules stand in DOCKER-USER."""
+        return len(self.rules.get(skeleton().users_chain, []))
+
+
+def users_property(listing: Listing) -> list[str]:
+    """A phrase for everything in the table that is the user's and would be missed."""
+    chain = skeleton().users_chain
+    rules = [f"{listing.user_rules} rules in {chain}"] if listing.user_rules else []
+    return rules + [f"'{name}', which nftbridge did not make" for name in listing.foreign]
+
+
+def ours(listing: Listing) -> tuple[list[str], list[tuple[str, str]]]:
+    """The names of our chains, without DOCKER-USER, and of our sets (noun, name)."""
+    parts = skeleton()
+    chains = [
+        c.name for c in parts.chains if c.name in listing.chains and c.name != parts.users_chain
+    ]
+    sets = [(listing.sets[s.name]["noun"], s.name) for s in parts.sets if s.name in listing.sets]
+    return chains, sets
+
+
+def parse(objects: list[Json]) -> Listing:
+    """The list under ``nftables`` of a JSON listing, sorted by kind."""
+    listing = Listing()
+    for item in objects:
+        for kind, body in item.items():
+            if kind == "chain":
+                listing.chains[body["name"]] = body
+            elif kind in ("set", "map"):
+                listing.sets[body["name"]] = body | {"noun": kind}
+            elif kind == "rule":
+                listing.rules.setdefault(body["chain"], []).append(body)
+                listing.counters.extend(_counter(body))
+    return listing
+
+
+def rows(listing: Listing) -> tuple[FlatRows, tuple[str, ...]]:
+    """Every row that the kernel holds, and the names of maps that do not agree with their twins."""
+    found: FlatRows = {}
+    torn: list[str] = []
+    for relation in RELATIONS:
+        found[relation], disagreeing = _rows_of(relation, listing)
+        torn += disagreeing
+    return found, tuple(torn)
+
+
+def skeleton_differences(listing: Listing) -> Iterator[str]:
+    """Each way in which chains, sets and rules are not what they ought to be, as a phrase."""
+    for chain in skeleton().chains:
+        if chain.name not in listing.chains:
+            yield f"chain {chain.name} is missing"
+        elif _chain_signature(listing.chains[chain.name]) != _expected_chain(chain.name):
+            yield f"chain {chain.name} is attached elsewhere"
+    for kernel_set in skeleton().sets:
+        if kernel_set.name not in listing.sets:
+            yield f"{kernel_set.declaration.noun} {kernel_set.name} is missing"
+        elif not _same_declaration(kernel_set, listing.sets[kernel_set.name]):
+            yield f"{kernel_set.declaration.noun} {kernel_set.name} is declared otherwise"
+    expected = _expected_rules()
+    for chain in skeleton().chains:
+        if chain.name != skeleton().users_chain:
+            held = [_canonical_rule(r["expr"]) for r in listing.rules.get(chain.name, [])]
+            if held != expected.get(chain.name, []):
+                yield _rule_difference(chain.name, held, expected.get(chain.name, []))
+
+
+def outdated(table: str, listing: Listing) -> list[Command]:
+    """Deletions of our chains and sets that cannot be kept because they are declared otherwise."""
+    spot = {"family": "inet", "table": table}
+    chains = [
+        {"delete": {"chain": spot | {"name": chain.name}}}
+        for chain in skeleton().chains
+        if chain.name in listing.chains
+        and chain.name != skeleton().users_chain
+        and _chain_signature(listing.chains[chain.name]) != _expected_chain(chain.name)
+    ]
+    sets = [
+        {"delete": {listing.sets[s.name]["noun"]: spot | {"name": s.name}}}
+        for s in skeleton().sets
+        if s.name in listing.sets and not _same_declaration(s, listing.sets[s.name])
+    ]
+    return chains + sets
+
+
+def _rows_of(relation: Relation, listing: Listing) -> tuple[dict[FlatKey, FlatKey], Iterator[str]]:
+    """The rows of one relation, its value columns joined; a key that a twin map lacks is torn."""
+    columns: dict[int | None, dict[FlatKey, Scalar]] = {}
+    for kernel_set in sets_of(relation):
+        held = columns.setdefault(kernel_set.column, {})
+        body = listing.sets.get(kernel_set.name)
+        if body is not None and _same_declaration(kernel_set, body):
+            held.update(_elements(kernel_set, body))
+    first = next(iter(columns.values()))
+    torn = (
+        f"the maps of {relation.name} hold different keys"
+        for other in columns.values()
+        if other.keys() != first.keys()
+    )
+    if None in columns:
+        return dict.fromkeys(first, ()), torn
+    held_by_all = [k for k in first if all(k in column for column in columns.values())]
+    return {k: tuple(column[k] for column in columns.values()) for k in held_by_all}, torn
+
+
+def _elements(kernel_set: KernelSet, body: Json) -> Iterator[tuple[FlatKey, Scalar]]:
+    family = () if kernel_set.family is None else (kernel_set.family.value,)
+    kinds = kernel_set.declaration.key
+    interval = kernel_set.declaration.interval
+    for item in _listed(body.get("elem", []), of_pairs=kernel_set.column is not None):
+        key, value = item if kernel_set.column is not None else (item, 0)
+        parts = _unwrapped(key)
+        parts = parts["concat"] if is_object(parts) and "concat" in parts else [parts]
+        columns = tuple(_scalar(p, k, interval=interval) for p, k in zip(parts, kinds, strict=True))
+        yield (*family, *columns), _scalar(value, kernel_set.declaration.value, interval=False)
+
+
+def _unwrapped(key: Any) -> Any:
+    """Elements with a comment or a counter are wrapped in ``elem``."""
+    return key["elem"]["val"] if is_object(key) and "elem" in key else key
+
+
+def _scalar(value: Any, kind: str, *, interval: bool) -> Scalar:
+    if is_object(value):
+        if "prefix" in value:
+            return f"{value['prefix']['addr']}/{value['prefix']['len']}"
+        return str(value)  # a range: nothing of ours, so it shows up as drift
+    if kind == "inet_proto":
+        return str(_PROTOCOL_NAMES.get(value, _PROTOCOL_SYNONYMS.get(value, value)))
+    if interval and kind.endswith("_addr"):
+        return str(ip_network(value))  # a prefix of full length is listed as an address
+    return value if isinstance(value, int) else str(value)
+
+
+def _listed(value: Any, *, of_pairs: bool = False) -> list[Any]:
+    """A list as it is; a scalar, as newer nft prints a list of one, as a list."""
+    if not is_list(value):
+        return [value]
+    is_one_pair = of_pairs and len(value) == 2 and not all(is_list(v) for v in value)
+    return [value] if is_one_pair else value
+
+
+def _counter(rule: Json) -> Iterator[RuleCounter]:
+    for statement in rule["expr"]:
+        counted = statement.get("counter")
+        if is_object(counted):
+            name = rule.get("comment", "")
+            yield RuleCounter(rule["chain"], name, counted["packets"], counted["bytes"])
+
+
+def _chain_signature(body: Json) -> tuple[object, ...]:
+    return tuple(body.get(part) for part in ("type", "hook", "prio", "policy"))
+
+
+@cache
+def _expected_chain(name: str) -> tuple[object, ...]:
+    chain = next(c for c in skeleton().chains if c.name == name)
+    return _chain_signature(chain.json("")["chain"])
+
+
+def _same_declaration(kernel_set: KernelSet, body: Json) -> bool:
+    expected = kernel_set.declaration.json("")[kernel_set.declaration.noun]
+    return body["noun"] == kernel_set.declaration.noun and all(
+        _listed(body.get(part, [])) == _listed(expected.get(part, []))
+        for part in ("type", "map", "flags")
+    )
+
+
+@cache
+def _expected_rules() -> dict[str, list[object]]:
+    expected: dict[str, list[object]] = {}
+    for line in skeleton().rules:
+        expected.setdefault(line.chain, []).append(_canonical_rule(line.json("")["rule"]["expr"]))
+    return expected
+
+
+def _canonical_rule(expr: list[Json]) -> object:
+    statements = [_canonical(statement) for statement in expr]
+    if any("payload" in str(s) and "'ip" in str(s) for s in statements):
+        statements = [s for s in statements if not _matches_family(s)]
+    return statements
+
+
+def _matches_family(statement: Any) -> bool:
+    return bool(
+        is_object(statement)
+        and statement.get("match", {}).get("left") == {"meta": {"key": "nfproto"}}
+    )
+
+
+def _canonical(node: Any) -> Any:
+    """The node without counter values, with sets in a fixed order and lists of one unwrapped."""
+    if is_object(node):
+        if "counter" in node:
+            return {"counter": None}
+        return {k: _members(v) if k == "set" else _canonical(v) for k, v in node.items()}
+    if is_list(node):
+        return _canonical(node[0]) if len(node) == 1 else [_canonical(item) for item in node]
+    return _PROTOCOL_NAMES.get(node, node) if isinstance(node, int) else node
+
+
+def _members(value: Any) -> Any:
+    return sorted(map(str, map(_canonical, _listed(value))))
+
+
+def _rule_difference(chain: str, held: list[object], expected: list[object]) -> str:
+    if len(held) != len(expected):
+        return f"chain {chain} has {len(held)} rules instead of {len(expected)}"
+    position = next(
+        i for i, pair in enumerate(zip(held, expected, strict=True)) if pair[0] != pair[1]
+    )
+    return f"rule {position + 1} of chain {chain} is not ours"
