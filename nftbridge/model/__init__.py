@@ -17,6 +17,7 @@ from nftbridge.model.parts import (
     Prefix,
     Protocol,
     Publication,
+    counted,
 )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Prefix",
     "Protocol",
     "Publication",
+    "counted",
     "host_findings",
     "interface_name_problem",
 ]

@@ -29,6 +29,7 @@ INTERFACE_NAME_BYTES = 15
 LAST_PORT = 65535
 
 _SHOWN_CHARACTERS = 60
+_TOLD_RIVALS = 10
 _REFUSED_CHARACTERS = frozenset("/:*\"'\\!")
 _RESERVED_INTERFACES = frozenset({"lo", ".", ".."})
 
@@ -54,7 +55,7 @@ class Finding:
         return self.told(dotted)
 
     def told(self, place: Callable[[Path], str]) -> str:
-        """What is wrong, with `place` naming the other place: a file's reader knows a better name."""
+        """What is wrong, `place` naming the other place: who read files knows a better name."""
         return self.statement if self.other is None else f"{self.statement} {place(self.other)}"
 
 
@@ -227,7 +228,7 @@ def _publish_findings(
 def _missing_port_findings(
     at: Path, place: Path, network: Network, container: Container, publication: Publication
 ) -> Iterator[Finding]:
-    """A family in which the container has no address publishes nothing, so it needs no host port."""
+    """A family in which the container has no address publishes nothing and needs no host port."""
     families = [f for f in Family if publication.covers(f) and container.address(f) is not None]
     if not all(map(network.is_routed, families)):
         hint = f"write HOST_PORT:{publication.container_port}; only routed networks do without"
@@ -327,19 +328,22 @@ def _claims(networks: Sequence[Network]) -> Iterator[_Claim]:
 def _collisions(group: list[_Claim]) -> Iterator[tuple[Finding, tuple[Path, Path]]]:
     """Sweep the ports upwards; per bound address the claim that reaches furthest stays open.
 
-    So a claim is reported against one other per address, not against all: a file that repeats one
-    line thousands of times gets thousands of findings, not their square.
+    So a claim is reported against one other per address, and a wildcard against a few, not all:
+    a file that repeats one line thousands of times gets thousands of findings, not their square.
     """
     reaching: dict[Address | None, _Claim] = {}
     for claim in sorted(group, key=lambda c: (c.first, c.path)):
-        rivals = list(reaching) if claim.address is None else [claim.address, None]
-        for address in rivals:
+        told = 0
+        for address in list(reaching) if claim.address is None else [claim.address, None]:
             other = reaching.get(address)
             if other is not None and other.last < claim.first:
                 del reaching[address]
             elif other is not None:
                 late, early = (claim, other) if claim.path > other.path else (other, claim)
                 yield _collision(late, early), (late.path, early.path)
+                told += 1
+                if told == _TOLD_RIVALS:
+                    break
         other = reaching.get(claim.address)
         if other is None or other.last < claim.last:
             reaching[claim.address] = claim

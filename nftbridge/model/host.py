@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nftbridge.errors import InputError, Problem
 from nftbridge.model.checks import host_findings
-from nftbridge.model.parts import Family, Network
+from nftbridge.model.parts import Family, Network, counted
 
 LAYOUTS = ("docker-28",)
 
@@ -36,3 +36,10 @@ class Host:
         """The families that are switched on, IPv4 first."""
         wanted = ((Family.IPV4, self.ipv4), (Family.IPV6, self.ipv6))
         return tuple(family for family, enabled in wanted if enabled)
+
+    def summary(self) -> str:
+        """How large it is, in a line."""
+        containers = [container for network in self.networks for container in network.containers]
+        ports = sum(publication.count for c in containers for publication in c.publish)
+        parts = ((len(self.networks), "network"), (len(containers), "container"))
+        return ", ".join(counted(*part) for part in (*parts, (ports, "published port")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
@@ -11,7 +11,7 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Prefix: TypeAlias = IPv4Network | IPv6Network
 
 
-class Family(Enum):
+class Family(StrEnum):
     """A layer-3 family; the value is nftables' name of it (datatype ``nf_proto``)."""
 
     IPV4 = "ipv4"
@@ -33,7 +33,7 @@ class Family(Enum):
         return f"IPv{self.version}"
 
 
-class Protocol(Enum):
+class Protocol(StrEnum):
     """A transport protocol whose ports can be published."""
 
     TCP = "tcp"
@@ -41,7 +41,7 @@ class Protocol(Enum):
     SCTP = "sctp"
 
 
-class GatewayMode(Enum):
+class GatewayMode(StrEnum):
     """How a family reaches and leaves a network's containers (Docker's ``gateway_mode_*``)."""
 
     NAT = "nat"
@@ -127,6 +127,11 @@ class Network:
     def is_routed(self, family: Family) -> bool:
         """Whether `family` is routed to the containers without any translation."""
         return self.gateway_mode(family) is GatewayMode.ROUTED
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 network``, ``2 networks``."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _bracketed(address: Address) -> str:

@@ -1,0 +1,345 @@
+"""Host files: from a file, a folder or standard input to a consistent `Host`, and back to data.
+
+With `schema` (tables and keys) and `notation` (single values) this is all that knows the format.
+Whatever bytes come in, what comes out is a `Host` or one `InputError` with every problem.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TextIO, TypeAlias, cast
+
+from nftbridge.errors import InputError, Problem
+from nftbridge.model import Container, Family, Finding, Host, Network, Publication, host_findings
+from nftbridge.model.checks import quoted
+from nftbridge.notation import written
+from nftbridge.schema import (
+    FILE_KEYS,
+    FLAGS,
+    VERSION,
+    Path,
+    RepeatedKeys,
+    Sheet,
+    Table,
+    order,
+    read_networks,
+    read_options,
+    read_version,
+    table,
+)
+
+_SUFFIXES = (".toml", ".json")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Windows editors write one, which matters on WSL2
+
+
+@dataclass(frozen=True, slots=True)
+class HostFile:
+    """What was read: the host, and `warnings` about what it states without effect."""
+
+    host: Host
+    warnings: tuple[Problem, ...] = ()
+
+
+def load(source: str, stdin: TextIO | None = None) -> HostFile:
+    """Read a ``.toml`` or ``.json`` file, a folder of them, or JSON from `stdin` for ``-``.
+
+    A folder's files are merged in name order; hidden and other files in it are left alone. Raises
+    `InputError` with every problem of all files; places are local to their file.
+    """
+    if source == "-":
+        sheet = Sheet("standard input")
+        return _merged([(sheet, _parsed(sheet, lambda: _read_stdin(stdin), _json))])
+    if os.path.isdir(source):
+        return _merged(
+            [
+                _file(os.path.join(source, name), Sheet(_printable(name), in_folder=True))
+                for name in _names_in(source)
+            ]
+        )
+    sheet = Sheet(_printable(source))
+    if _suffix(source) in _SUFFIXES:
+        return _merged([_file(source, sheet)])
+    if os.path.exists(source):
+        message, hint = "is neither .toml nor .json", "rename it, or give JSON on standard input: -"
+    else:
+        message, hint = "there is no such file or folder", "give a .toml or .json file, or a folder"
+    raise InputError((Problem(sheet.name, message, hint),))
+
+
+def host_from_data(data: object) -> Host:
+    """The host that `host_to_data` described, or `InputError`."""
+    return _merged([(Sheet("host"), data)]).host
+
+
+def host_to_data(host: Host) -> dict[str, object]:
+    """`host` as plain data in the format of a JSON host file, every default spelled out."""
+    options: dict[str, object] = {flag: getattr(host, flag) for flag in FLAGS}
+    options["wsl2_mirrored"] = "auto" if host.wsl2_mirrored is None else host.wsl2_mirrored
+    options["layout"] = host.layout
+    networks = [_network_data(network) for network in host.networks]
+    return {"version": VERSION, "host": options, "network": networks}
+
+
+def _network_data(network: Network) -> dict[str, object]:
+    return {
+        "name": network.name,
+        "bridge": network.bridge,
+        "subnets": [str(subnet) for subnet in network.subnets],
+        "internal": network.internal,
+        "icc": network.icc,
+        "masquerade": network.masquerade,
+        "gateway_mode_ipv4": network.gateway_mode_ipv4.value,
+        "gateway_mode_ipv6": network.gateway_mode_ipv6.value,
+        "host_ipv4": _text_or_none(network.host_ipv4),
+        "host_ipv6": _text_or_none(network.host_ipv6),
+        "trusted_host_interfaces": list(network.trusted_host_interfaces),
+        "container": [_container_data(container) for container in network.containers],
+    }
+
+
+def _container_data(container: Container) -> dict[str, object]:
+    return {
+        "name": container.name,
+        "ipv4": _text_or_none(container.ipv4),
+        "ipv6": _text_or_none(container.ipv6),
+        "publish": [_publication_data(publication) for publication in container.publish],
+    }
+
+
+def _publication_data(publication: Publication) -> dict[str, object]:
+    """Always the table: the short syntax cannot say "this host address and no host port"."""
+    return {
+        "host_address": _text_or_none(publication.host_address),
+        "host_port": _port_data(publication.host_port, publication.count),
+        "container_port": _port_data(publication.container_port, publication.count),
+        "protocol": publication.protocol.value,
+    }
+
+
+def _port_data(first: int | None, count: int) -> int | str | None:
+    return first if first is None or count == 1 else written(range(first, first + count))
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+_Document: TypeAlias = tuple[Sheet, object]
+"""A file and its content; `_UNREADABLE` for content that the sheet explains to be missing."""
+
+_UNREADABLE = object()
+
+
+class _RefusedError(Exception):
+    """A file whose content cannot be had: message and hint."""
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        found = sorted(os.listdir(folder))
+    except OSError as error:
+        message, hint = f"cannot be listed: {error.strerror}", "check its permissions"
+        raise InputError((Problem(_printable(folder), message, hint),)) from None
+    names = [name for name in found if name[0] != "." and _suffix(name) in _SUFFIXES]
+    if not names:
+        message, hint = "holds no .toml or .json file", "put a host file into it"
+        raise InputError((Problem(_printable(folder), message, hint),))
+    return names
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _printable(name: str) -> str:
+    """A file name may hold any bytes but slash and NUL; what is no UTF-8 comes as surrogates."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
+def _file(path: str, sheet: Sheet) -> _Document:
+    parse = _toml if _suffix(path) == ".toml" else _json
+    return sheet, _parsed(sheet, lambda: _read_file(path), parse)
+
+
+def _parsed(sheet: Sheet, read: Callable[[], bytes], parse: Callable[[str], object]) -> object:
+    try:
+        return parse(_decoded(read()))
+    except _RefusedError as refusal:
+        message, hint = refusal.args
+        sheet.refuse((), message, hint)
+    except RecursionError:
+        sheet.refuse((), "is nested too deeply", "a host file has five levels at most")
+    return _UNREADABLE
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise _RefusedError("there is no such file", "check the path") from None
+    except IsADirectoryError:
+        raise _RefusedError("is a folder, not a file", "rename it or move it away") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise _RefusedError(f"cannot be read: {reason}", "check its permissions") from None
+
+
+def _read_stdin(stdin: TextIO | None) -> bytes:
+    """The bytes of standard input; as a text stream it might refuse to decode them."""
+    stream = sys.stdin if stdin is None else stdin
+    try:
+        raw = getattr(stream, "buffer", None)
+        if raw is not None:
+            return cast("bytes", raw.read())
+        return stream.read().encode(errors="surrogatepass")
+    except (OSError, ValueError, AttributeError) as error:  # closed; None if the caller closed it
+        raise _RefusedError(f"cannot be read: {error}", "give a JSON document on it") from None
+
+
+def _decoded(data: bytes) -> str:
+    data = data.removeprefix(_BYTE_ORDER_MARK)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        message = f"is not UTF-8: byte 0x{data[error.start]:02x} (at line {line}, column {column})"
+        raise _RefusedError(message, "save the file as UTF-8") from None
+
+
+def _toml(text: str) -> object:
+    import tomllib  # noqa: PLC0415 - read only when a file needs it
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line, column = text.count("\n") + 1, len(text) - text.rfind("\n")
+        end = f"at line {line}, column {column}, the end of the file"
+        message = f"is not TOML: {error}".replace("at end of document", end)
+        raise _RefusedError(message, "check quotes, brackets and names there") from None
+    except ValueError:
+        raise _RefusedError("holds a number of too many digits", "no key takes one") from None
+
+
+def _json(text: str) -> object:
+    import json  # noqa: PLC0415 - read only when a file needs it
+
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        message = f"is not JSON: {error.msg} (at line {error.lineno}, column {error.colno})"
+        raise _RefusedError(message, "check quotes, brackets and commas there") from None
+    except ValueError:
+        raise _RefusedError("holds a number of too many digits", "no key takes one") from None
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    keys = [key for key, _ in pairs]
+    doubtful = RepeatedKeys(found)
+    doubtful.repeated = tuple(key for key in found if keys.count(key) > 1)
+    return doubtful
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where the networks of the merged model stand: per network its file and the index in it."""
+
+    origins: list[tuple[Sheet, int]]
+
+    def locate(self, path: Path) -> tuple[Sheet, Path]:
+        """The file of a place in the model, and the place in that file."""
+        sheet, index = self.origins[cast("int", path[1])]
+        return sheet, sheet.local(("network", index, *path[2:]))
+
+    def where(self, path: Path) -> str:
+        """A place in the model as people find it in their files."""
+        sheet, local = self.locate(path)
+        return sheet.where(local)
+
+
+def _merged(documents: list[_Document]) -> HostFile:
+    """One host of all files. With parts missing its rules are still checked, as far as known."""
+    options, owners = Host(), dict[str, Sheet]()
+    networks: list[Network] = []
+    origins: list[tuple[Sheet, int]] = []
+    sheets = [sheet for sheet, _ in documents]
+    for sheet, data in documents:
+        top = None if data is _UNREADABLE else table(sheet, (), data, FILE_KEYS)
+        if top is not None:
+            options = _read_top(top, options, owners)
+            found = read_networks(top)
+            networks.extend(found)
+            origins.extend((sheet, index) for index in range(len(found)))
+    sources = _Sources(origins)
+    if not any(sheet.notes for sheet in sheets):
+        try:
+            host = replace(options, networks=tuple(networks))
+        except InputError:
+            pass  # once more below, with places
+        else:
+            return HostFile(host, tuple(_warnings(host, sources.where)))
+    for finding in host_findings(networks):
+        _note_finding(finding, sources)
+    raise InputError(tuple(_problems(sheets)))
+
+
+def _read_top(top: Table, options: Host, owners: dict[str, Sheet]) -> Host:
+    read_version(top)
+    return read_options(top, options, owners)
+
+
+def _note_finding(finding: Finding, sources: _Sources) -> None:
+    """Pass on what the model finds, unless it only follows from something that was unreadable."""
+    sheet, path = sources.locate(finding.path)
+    if sheet.has_failed(path):
+        return
+    for basis in finding.basis:
+        other, place = sources.locate(basis)
+        if other.has_failed(place, or_below=True):
+            return
+    sheet.note(path, finding.told(sources.where), finding.hint)
+
+
+def _problems(sheets: list[Sheet]) -> Iterator[Problem]:
+    """By file and there in the order of the schema; what concerns a whole file comes first."""
+    for sheet in sheets:
+        for path, message, hint in sorted(sheet.notes, key=lambda note: order(note[0])):
+            yield Problem(sheet.where(path), message, hint)
+
+
+def _warnings(host: Host, where: Callable[[Path], str]) -> Iterator[Problem]:
+    enabled = host.families()
+    for i, network in enumerate(host.networks):
+        for j, container in enumerate(network.containers):
+            at = ("network", i, "container", j)
+            for family in Family:
+                if family not in enabled and container.address(family) is not None:
+                    message = f"{container.address(family)} has no effect: {_off(family)}"
+                    hint = f"set {family.value} = true in [host], or remove it"
+                    yield Problem(where((*at, family.value)), message, hint)
+            usable = [f for f in enabled if container.address(f) is not None]
+            for k, publication in enumerate(container.publish):
+                if not any(map(publication.covers, usable)):
+                    yield _idle(where((*at, "publish", k)), publication, container, enabled)
+
+
+def _idle(
+    where: str, publication: Publication, container: Container, enabled: tuple[Family, ...]
+) -> Problem:
+    wanted = [family for family in Family if publication.covers(family)]
+    lacking = [f for f in wanted if f in enabled and container.address(f) is None]
+    reasons = [_off(family) for family in wanted if family not in enabled]
+    reasons += [f"container {quoted(container.name)} has no {f.label} address" for f in lacking]
+    message = f"{publication} has no effect: {' and '.join(reasons)}"
+    return Problem(where, message, "remove it, or give the container an address of that family")
+
+
+def _off(family: Family) -> str:
+    return f"{family.label} is switched off in [host]"
