@@ -30,6 +30,7 @@ from nftbridge.policy.program import (
     Leave,
     NotIn,
     Relation,
+    Row,
     Rule,
     Snat,
     admits,
@@ -87,7 +88,7 @@ def skeleton() -> Skeleton:
         for chain in CHAINS
     )
     users = next(chain.name for chain in CHAINS if chain.users)
-    rules = tuple(line for c in CHAINS for rule in c.rules() for line in _lines(c.name, rule))
+    rules = tuple(line for c in CHAINS for rule in c.rules() for line in lines(c.name, rule))
     sets = tuple(kernel_set for relation in RELATIONS for kernel_set in sets_of(relation))
     return Skeleton(chains, users, sets, rules)
 
@@ -102,13 +103,7 @@ def sets_of(relation: Relation) -> tuple[KernelSet, ...]:
 
 def rows_in_kernel(facts: Facts) -> FlatRows:
     """The rows that nftables needs: all but those which no packet gets to ask for."""
-    rows = flatten(facts)
-    for relation, shadow in _shadowed():
-        returned = {(key[0], key[1]) for key in rows[shadow]}
-        rows[relation] = {
-            key: value for key, value in rows[relation].items() if (key[0], key[1]) not in returned
-        }
-    return rows
+    return flatten({**facts, **dict(_reached(facts))})
 
 
 def element(kernel_set: KernelSet, key: FlatKey, value: FlatKey) -> object:
@@ -142,15 +137,20 @@ def _type(kind: Kind, family: Family | None) -> str:
     return _TYPES[kind] if family is None or kind in _TYPES else _ADDRESS_TYPES[family]
 
 
-def _shadowed() -> Iterator[tuple[Relation, Relation]]:
+def _reached(facts: Facts) -> Iterator[tuple[Relation, tuple[Row, ...]]]:
+    """The rows of each `Leave` without those whose interface an earlier rule has returned for."""
     for chain in CHAINS:
         for rule in chain.rules():
-            for condition in rule.conditions:
-                if isinstance(condition, Leave):
-                    yield condition.relation, condition.reached_unless
+            for leave in (c for c in rule.conditions if isinstance(c, Leave)):
+                returned = {(row.family, row.key) for row in facts[leave.reached_unless]}
+                iif = leave.fields.index(Field.IIF)
+                rows = facts[leave.relation]
+                kept = (r for r in rows if (r.family, r.key[iif : iif + 1]) not in returned)
+                yield leave.relation, tuple(kept)
 
 
-def _lines(chain: str, rule: Rule) -> Iterator[syntax.RuleLine]:
+def lines(chain: str, rule: Rule) -> Iterator[syntax.RuleLine]:
+    """The nft rules for one rule of the program: one, or one per family if it sees addresses."""
     families: tuple[Family | None, ...] = rule.families() if _addressed(rule) else (None,)
     for family in families:
         guard: tuple[Statement, ...] = ()

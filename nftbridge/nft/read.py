@@ -13,6 +13,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from nftbridge.backend import RuleCounter
+from nftbridge.model import counted
 from nftbridge.nft.document import Command
 from nftbridge.nft.lower import KernelSet, sets_of, skeleton
 from nftbridge.nft.syntax import Json, is_list, is_object
@@ -48,7 +49,7 @@ class Listing:
 def users_property(listing: Listing) -> list[str]:
     """A phrase for everything in the table that is the user's and would be missed."""
     chain = skeleton().users_chain
-    rules = [f"{listing.user_rules} rules in {chain}"] if listing.user_rules else []
+    rules = [f"{counted(listing.user_rules, 'rule')} in {chain}"] if listing.user_rules else []
     return rules + [f"'{name}', which nftbridge did not make" for name in listing.foreign]
 
 

@@ -6,10 +6,10 @@ kernel does not know them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
-from nftbridge.model import Family
-from nftbridge.policy.program import Facts, Key, Relation, Row, Value
+from nftbridge.policy.program import Facts, Key, Relation, Row
 
 Scalar: TypeAlias = str | int
 FlatKey: TypeAlias = tuple[Scalar, ...]
@@ -19,33 +19,32 @@ FlatRows: TypeAlias = dict[Relation, dict[FlatKey, FlatKey]]
 
 def flatten(facts: Facts) -> FlatRows:
     """Every row of `facts` in flat form; relations without rows are there, empty."""
-    write = _Writer()
-    return {relation: dict(map(write.row, rows)) for relation, rows in facts.items()}
+    texts: dict[int, str] = {}
+    return {relation: _flat_rows(rows, texts) for relation, rows in facts.items()}
 
 
-def flat_row(row: Row) -> tuple[FlatKey, FlatKey]:
-    """One row in flat form."""
-    return _Writer().row(row)
+def flat_key(row: Row) -> FlatKey:
+    """The key of one row in flat form."""
+    return (row.family, *(c if isinstance(c, str | int) else str(c) for c in row.key))
 
 
-class _Writer:
-    """Writes rows; an address is turned into text once, however many rows it stands in."""
-
-    def __init__(self) -> None:
-        self._texts: dict[Family, dict[object, str]] = {family: {} for family in Family}
-
-    def row(self, row: Row) -> tuple[FlatKey, FlatKey]:
-        texts = self._texts[row.family]
-        return (row.family.value, *_flat(texts, row.key)), _flat(texts, row.value)
+def _flat_rows(rows: Sequence[Row], texts: dict[int, str]) -> dict[FlatKey, FlatKey]:
+    return {(row.family, *_flat(row.key, texts)): _flat(row.value, texts) for row in rows}
 
 
-def _flat(texts: dict[object, str], columns: Key) -> FlatKey:
-    return tuple([c if isinstance(c, str | int) else _text(texts, c) for c in columns])
+def _flat(columns: Key, texts: dict[int, str]) -> FlatKey:
+    """The columns as text and numbers. An address stands in many rows and is printed once.
 
-
-def _text(texts: dict[object, str], value: Value) -> str:
-    # keyed by identity: hashing an address costs as much as printing it
-    known = texts.get(id(value))
-    if known is None:
-        known = texts[id(value)] = str(value)
-    return known
+    `texts` goes by identity, since to hash an address costs as much as to print it; the rows keep
+    the addresses alive meanwhile.
+    """
+    flat: list[Scalar] = []
+    for column in columns:
+        if isinstance(column, str | int):
+            flat.append(column)
+            continue
+        text = texts.get(id(column))
+        if text is None:
+            text = texts[id(column)] = str(column)
+        flat.append(text)
+    return tuple(flat)
