@@ -1,0 +1,171 @@
+"""The command line: arguments, and which exit status is whose. The work is in `commands`."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from nftbridge import __version__, defaults
+from nftbridge.errors import InputError, NftbridgeError, Problem
+
+_TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_SOFTWARE_FAILURE = 70  # EX_SOFTWARE of sysexits.h
+
+_EXIT_STATUSES = """\
+exit status:
+  0  done, or nothing to do
+  1  bad input or usage
+  2  plan: there are changes; verify: the kernel differs
+  3  refused by the kernel, nothing was changed
+  4  partly applied (iptables, across tables)
+  5  a privilege or a component is missing
+"""
+_FILE = "a .toml or .json file, a folder of them, or - for JSON on standard input"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse would exit with 2, which means something else here."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"see `{self.prog} --help`"
+        raise InputError((Problem("", message, hint),))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit status. All output is written here and in `commands`."""
+    gc.disable()  # one command makes no cycles worth looking for, and may make a million tuples
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parser().parse_args(arguments)
+        status = _run(options)
+        sys.stdout.flush()
+    except NftbridgeError as error:
+        return _report(error, as_json=as_json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush into
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # the user gets a sentence, not a traceback
+        if "NFTBRIDGE_DEBUG" in os.environ:
+            raise
+        print(f"nftbridge: internal error: {error!r}", file=sys.stderr)
+        print("    hint: please report it; NFTBRIDGE_DEBUG=1 shows where", file=sys.stderr)
+        return _SOFTWARE_FAILURE
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
+    from nftbridge import commands
+
+    handler = commands.HANDLERS[options.command]
+    return handler(options)
+
+
+def _report(error: NftbridgeError, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(error.details() | {"exit_status": error.exit_status}, indent=2))
+    for line in str(error).splitlines():
+        print(f"nftbridge: {line}" if not line.startswith(" ") else line, file=sys.stderr)
+    return error.exit_status
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="nftbridge",
+        description="A host's container bridge networks as one atomic nftables transaction.",
+        epilog=_EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"nftbridge {__version__}")
+    verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def verb(name: str, summary: str, *groups: _Parser) -> _Parser:
+        parents = [*groups, _common()]
+        return verbs.add_parser(name, help=summary, description=summary, parents=parents)
+
+    verb("check", "validate a host file", _file())
+    _add_format(verb("render", "print what would be loaded", _file(), _table()))
+    verb("plan", "show what apply would change", _file(), _target())
+    verb("apply", "bring the kernel to the host file in one transaction", _file(), _target())
+    verb("verify", "compare the kernel with what was last applied", _target())
+    verb("status", "show networks, ports, counters and the backend", _target())
+    remove = verb("remove", "take out all that is ours; rules in DOCKER-USER are kept", _target())
+    remove.add_argument("--all", action="store_true", help="take out the rules in DOCKER-USER too")
+    verb("demo", "show it in throw-away network namespaces; the host is not touched")
+    return parser
+
+
+def _add_format(parser: _Parser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=("json", "nft", "restore"),
+        default="json",
+        help="for nft -j -f, for nft -f, or for iptables-restore (default: %(default)s)",
+    )
+
+
+def _common() -> _Parser:
+    group = _Parser(add_help=False)
+    group.add_argument(
+        "--json", action="store_true", help="machine-readable result on standard output"
+    )
+    return group
+
+
+def _file() -> _Parser:
+    group = _Parser(add_help=False)
+    group.add_argument("file", metavar="FILE", help=_FILE)
+    return group
+
+
+def _table() -> _Parser:
+    group = _Parser(add_help=False)
+    group.add_argument(
+        "--table",
+        default=defaults.TABLE,
+        metavar="NAME",
+        type=_table_name,
+        help="name of the nftables table (default: %(default)s)",
+    )
+    return group
+
+
+def _target() -> _Parser:
+    group = _Parser(add_help=False, parents=[_table()])
+    group.add_argument(
+        "--backend",
+        choices=("auto", "nftables", "iptables"),
+        default="auto",
+        help="auto takes nftables where the kernel has it (default: %(default)s)",
+    )
+    group.add_argument(
+        "--netns", metavar="NAME_OR_PATH", help="program that network namespace instead of this one"
+    )
+    group.add_argument(
+        "--state-dir",
+        type=Path,
+        default=defaults.STATE_DIRECTORY,
+        metavar="DIR",
+        help="where to keep what was last applied (default: %(default)s)",
+    )
+    return group
+
+
+def _table_name(text: str) -> str:
+    if _TABLE_NAME.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' cannot be the name of a table: "
+            "write a letter, then letters, digits, '_', '.' or '-', 64 at most"
+        )
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

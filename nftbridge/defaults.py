@@ -1,0 +1,9 @@
+"""What is taken where the user names nothing."""
+
+from pathlib import Path
+
+TABLE = "nftbridge"
+"""Name of the nftables table, of family inet."""
+
+STATE_DIRECTORY = Path("/run/nftbridge")
+"""Where what was last applied is kept; like the kernel's tables, gone after a reboot."""

@@ -1,0 +1,45 @@
+"""What the kernel around our table has to do for some options, and whether it does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nftbridge import netns as namespaces
+from nftbridge.errors import Problem
+from nftbridge.model import Family, Host
+
+_BRIDGE_FILTERING = {
+    Family.IPV4: Path("/proc/sys/net/bridge/bridge-nf-call-iptables"),
+    Family.IPV6: Path("/proc/sys/net/bridge/bridge-nf-call-ip6tables"),
+}
+
+
+def bridges_filtered(netns: str | None = None) -> frozenset[Family]:
+    """The families whose packets within one bridge are shown to netfilter (module br_netfilter)."""
+    with namespaces.inside(netns):
+        return frozenset(f for f, switch in _BRIDGE_FILTERING.items() if _is_on(switch))
+
+
+def missing_effects(host: Host, netns: str | None = None) -> Iterator[Problem]:
+    """What `host` asks for and this kernel will not do with the rules alone."""
+    separated = [network for network in host.networks if not network.icc]
+    if not separated:
+        return
+    filtered = bridges_filtered(netns)
+    for family in host.families():
+        names = ", ".join(n.name for n in separated if n.subnet(family))
+        if names and family not in filtered:
+            switch = _BRIDGE_FILTERING[family].name
+            yield Problem(
+                f"network {names}",
+                f"icc = false has no effect on {family.label}: netfilter sees no bridged packets",
+                f"modprobe br_netfilter && sysctl -w net.bridge.{switch}=1",
+            )
+
+
+def _is_on(switch: Path) -> bool:
+    try:
+        return switch.read_text().strip() != "0"
+    except OSError:
+        return False

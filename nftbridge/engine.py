@@ -1,0 +1,166 @@
+"""Observe, plan, apply, verify, remove: one table in one network namespace, over any backend."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nftbridge import defaults
+from nftbridge import netns as namespaces
+from nftbridge.backend import Backend, Observation
+from nftbridge.errors import NftbridgeError, UnavailableError
+from nftbridge.model import Host
+from nftbridge.plan import Plan, compare
+from nftbridge.policy.derive import MIRRORED_INTERFACE, derive
+from nftbridge.policy.flat import FlatRows
+from nftbridge.state import State
+
+_WSL_TOOL = Path("/usr/bin/wslinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is programmed: a table in a network namespace (None: this one), with its state."""
+
+    table: str = defaults.TABLE
+    netns: str | None = None
+    state_directory: Path = defaults.STATE_DIRECTORY
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The backend in use, and why it is that one."""
+
+    backend: Backend
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Whether anything of ours was there, and what of the user's was left in the table."""
+
+    present: bool
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is in the kernel beside what was last applied (None: nothing is recorded)."""
+
+    observation: Observation
+    applied: Host | None
+    drift: Plan
+
+
+def choose(wanted: str, target: Target) -> Choice:
+    """The backend called `wanted`; "auto" takes nftables where the kernel has it.
+
+    Raises `UnavailableError` if that backend cannot be had.
+    """
+    if wanted == "iptables":
+        hint = "use --backend nftables, or leave the option out"
+        raise UnavailableError("the iptables backend is not built yet", hint=hint)
+    from nftbridge.nft.backend import NftablesBackend
+
+    backend = NftablesBackend(target.table, target.netns)
+    return Choice(backend, "asked for" if wanted == "nftables" else "the kernel has nf_tables")
+
+
+class Engine:
+    """Brings one table of one kernel to what a host declares."""
+
+    def __init__(self, target: Target, backend: Backend) -> None:
+        self._target = target
+        self._backend = backend
+        with namespaces.inside(target.netns):
+            self._state = State(target.state_directory, target.table, namespaces.cookie())
+
+    def plan(self, host: Host) -> Plan:
+        """What `apply` would do; changes nothing and needs no lock."""
+        plan, _ = self._steps(settled(host, self._target.netns), self._backend.observe())
+        return replace(plan, held_host=self._state.applied()) if plan.removed else plan
+
+    def apply(self, host: Host) -> Plan:
+        """Bring the kernel to `host` in one transaction; returns what was done, empty if nothing.
+
+        Raises `KernelRefusedError` if the kernel refused it; then nothing was changed.
+        """
+        host = settled(host, self._target.netns)
+        with self._state.locked():
+            observed = self._backend.observe()
+            plan, wanted = self._steps(host, observed)
+            if plan or not self._state.records(host):
+                self._state.announce(host, self._backend.name)
+                with self._withdrawn_on_refusal():
+                    self._commit(plan, observed, wanted)
+                self._state.settle()
+        return plan
+
+    def verify(self) -> Plan:
+        """What would bring the kernel back to what was last applied; empty if it is that."""
+        observed = self._backend.observe()
+        candidates = [h for h in (self._state.applied(), self._state.pending()) if h is not None]
+        plans = [self._steps(host, observed)[0] for host in candidates]
+        if not plans:
+            reason = ("the table is there, but no apply is on record",) if observed.present else ()
+            return Plan(install=reason)
+        return min(plans, key=bool)
+
+    def status(self) -> Status:
+        """The kernel's side and the record's side, for people."""
+        observed = self._backend.observe()
+        applied = self._state.applied()
+        drift = Plan() if applied is None else self._steps(applied, observed)[0]
+        return Status(observed, applied, drift)
+
+    def remove(self, *, everything: bool) -> Removal:
+        """Take out all that is ours; rules in DOCKER-USER stay unless `everything`."""
+        with self._state.locked():
+            present = self._backend.observe().present
+            kept = tuple(self._backend.remove(everything=everything))
+            self._state.forget()
+        return Removal(present, kept)
+
+    def _steps(self, host: Host, observed: Observation) -> tuple[Plan, FlatRows]:
+        """The way from what was observed to `host`, and the rows at its end."""
+        wanted = self._backend.rows(derive(host))
+        differences = observed.differences
+        return compare(observed.rows, wanted, install=differences, wanted_host=host), wanted
+
+    def _commit(self, plan: Plan, observed: Observation, wanted: FlatRows) -> None:
+        if plan.install:
+            self._backend.install(wanted)
+        elif plan:
+            self._backend.change(observed.rows, wanted)
+
+    @contextmanager
+    def _withdrawn_on_refusal(self) -> Generator[None]:
+        try:
+            yield
+        except NftbridgeError:
+            self._state.withdraw()
+            raise
+
+
+def settled(host: Host, netns: str | None = None) -> Host:
+    """`host` with ``wsl2_mirrored = "auto"`` decided as Docker does, by looking at this machine."""
+    if host.wsl2_mirrored is not None:
+        return host
+    with namespaces.inside(netns):
+        try:
+            socket.if_nametoindex(MIRRORED_INTERFACE)
+        except OSError:
+            return replace(host, wsl2_mirrored=False)
+    return replace(host, wsl2_mirrored=_is_program(_WSL_TOOL))
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode) and os.access(path, os.X_OK)
+    except OSError:
+        return False

@@ -1,0 +1,188 @@
+"""What people and programs get to read: plans, states and errors as text or as JSON-ready data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from nftbridge.backend import RuleCounter
+from nftbridge.engine import Choice, Status, Target
+from nftbridge.model import Family, Host, Network, counted
+from nftbridge.plan import Plan, RowChange
+from nftbridge.policy.program import Owner
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """Terminal colours (ECMA-48), or none of them."""
+
+    coloured: bool = False
+
+    def added(self, text: str) -> str:
+        """Green."""
+        return self._painted("32", text)
+
+    def removed(self, text: str) -> str:
+        """Red."""
+        return self._painted("31", text)
+
+    def title(self, text: str) -> str:
+        """Bold."""
+        return self._painted("1", text)
+
+    def aside(self, text: str) -> str:
+        """Dim."""
+        return self._painted("2", text)
+
+    def _painted(self, code: str, text: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if self.coloured else text
+
+
+def plan_text(plan: Plan, style: Style) -> Iterator[str]:
+    """A plan as a diff, grouped by network; rows that nobody is known to own come last."""
+    if not plan:
+        yield "nothing to change"
+        return
+    if plan.install:
+        yield style.title("chains and rules are put in anew")
+        yield from (f"  because {reason}" for reason in plan.install)
+    for network, rows in _by_network(plan):
+        yield style.title(f"network {network}" if network else "host")
+        for row in rows:
+            line = f"{row.relation.name:<24} {_row_text(row)}"
+            painted = style.added(f"  + {line}") if row.added else style.removed(f"  - {line}")
+            yield painted + style.aside(_belongs(row.owner))
+    yield summary(plan)
+
+
+def summary(plan: Plan) -> str:
+    """A plan in a line."""
+    rows = f"{counted(plan.count_added, 'row')} added, {counted(plan.count_removed, 'row')} removed"
+    return f"chains and rules installed, {rows}" if plan.install else rows
+
+
+def plan_data(plan: Plan) -> dict[str, object]:
+    """A plan for programs."""
+    rows = list(plan.rows())
+    return {
+        "changes": bool(plan),
+        "install": list(plan.install),
+        "added": [_row_data(row) for row in rows if row.added],
+        "removed": [_row_data(row) for row in rows if not row.added],
+    }
+
+
+def status_text(status: Status, choice: Choice, target: Target, style: Style) -> Iterator[str]:
+    """The state of a table for people."""
+    where = f" in network namespace {target.netns}" if target.netns else ""
+    yield f"{style.title('table')}     inet {target.table}{where}"
+    yield f"{style.title('backend')}   {choice.backend.name} ({choice.reason})"
+    yield f"{style.title('kernel')}    {_condition(status)}"
+    if status.observation.user_rules:
+        rules = counted(status.observation.user_rules, "rule")
+        yield f"{style.title('yours')}     {rules} in DOCKER-USER"
+    for name in status.observation.foreign:
+        yield f"{style.title('yours')}     {name}, beside our chains and sets"
+    if status.applied is not None:
+        yield from _networks_text(status.applied, style)
+    yield from _counters_text(status.observation.counters, style)
+
+
+def status_data(status: Status, choice: Choice, target: Target) -> dict[str, object]:
+    """The state of a table for programs."""
+    counters = status.observation.counters
+    return {
+        "table": target.table,
+        "backend": choice.backend.name,
+        "backend_reason": choice.reason,
+        "present": status.observation.present,
+        "drift": plan_data(status.drift),
+        "user_rules": status.observation.user_rules,
+        "foreign": list(status.observation.foreign),
+        "networks": []
+        if status.applied is None
+        else list(map(_network_data, status.applied.networks)),
+        "counters": [
+            {"chain": c.chain, "rule": c.rule, "packets": c.packets, "bytes": c.bytes}
+            for c in counters
+        ],
+    }
+
+
+def _by_network(plan: Plan) -> Iterator[tuple[str, Iterator[RowChange]]]:
+    def order(row: RowChange) -> tuple[bool, str]:
+        return (not row.owner.network, row.owner.network)
+
+    for (_, network), rows in groupby(sorted(plan.rows(), key=order), key=order):
+        yield network, rows
+
+
+def _row_text(row: RowChange) -> str:
+    family, *key = row.key
+    shown = " ".join(map(str, key))
+    arrow = f" -> {' '.join(map(str, row.value))}" if row.value else ""
+    return f"{family} {shown}{arrow}"
+
+
+def _row_data(row: RowChange) -> dict[str, object]:
+    family, *key = row.key
+    owner = {name: value for name, value in row.owner._asdict().items() if value}
+    data: dict[str, object] = {"relation": row.relation.name, "family": family, "key": key}
+    return data | ({"value": list(row.value)} if row.value else {}) | owner
+
+
+def _belongs(owner: Owner) -> str:
+    parts = [part for part in (owner.container, owner.publication) if part]
+    return f"   ({', '.join(parts)})" if parts else ""
+
+
+def _condition(status: Status) -> str:
+    if status.applied is None:
+        return (
+            "the table is there, but no apply is on record"
+            if status.observation.present
+            else "empty"
+        )
+    if status.drift:
+        return f"not as last applied: {summary(status.drift)} would mend it (nftbridge verify)"
+    return f"as last applied: {status.applied.summary()}"
+
+
+def _networks_text(host: Host, style: Style) -> Iterator[str]:
+    yield style.title("networks")
+    for network in host.networks:
+        subnets = ", ".join(map(str, network.subnets))
+        yield f"  {network.name:<16} {network.bridge:<15} {subnets}{_traits(network)}"
+        for container in network.containers:
+            addresses = [str(a) for a in map(container.address, Family) if a]
+            ports = ", ".join(map(str, container.publish))
+            yield f"    {container.name:<14} {', '.join(addresses)}" + (
+                f"  {ports}" if ports else ""
+            )
+
+
+def _traits(network: Network) -> str:
+    modes = {network.gateway_mode(Family.of(s)).value for s in network.subnets}
+    traits = ["internal"] if network.internal else sorted(modes)
+    traits += [] if network.icc else ["no icc"]
+    return f"  ({', '.join(traits)})"
+
+
+def _network_data(network: Network) -> dict[str, object]:
+    return {
+        "name": network.name,
+        "bridge": network.bridge,
+        "containers": [
+            {"name": c.name, "publish": [str(p) for p in c.publish]} for c in network.containers
+        ],
+    }
+
+
+def _counters_text(counters: tuple[RuleCounter, ...], style: Style) -> Iterator[str]:
+    busy = [counter for counter in counters if counter.packets]
+    if busy:
+        yield style.title("counters")
+    for counter in busy:
+        packets = f"{counter.packets} packets, {counter.bytes} bytes"
+        yield f"  {counter.chain:<24} {counter.rule:<18} {packets}"

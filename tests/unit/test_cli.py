@@ -1,0 +1,168 @@
+"""The command line without a kernel: exit statuses, messages, and that no traceback ever shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nftbridge.cli import main
+
+HOST = "rulesets/02-published-port/host.toml"
+
+
+def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nftbridge", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+
+
+def test_check_says_what_it_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", HOST]) == 0
+    assert capsys.readouterr().out == f"{HOST}: 1 network, 2 containers, 1 published port\n"
+
+
+def test_check_lists_every_problem_with_path_and_hint(tmp_path: Path) -> None:
+    file = tmp_path / "host.toml"
+    file.write_text(
+        'version = 1\n[[network]]\nname = "a"\nbridge = "br-much-too-long-name"\n'
+        'subnets = ["172.20.0.1/16"]\ncolour = "red"\n'
+    )
+    done = run("check", str(file))
+    assert done.returncode == 1
+    for expected in ("network[0].bridge", "network[0].subnets[0]", "network[0].colour", "hint:"):
+        assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_problems_as_json(tmp_path: Path) -> None:
+    file = tmp_path / "host.json"
+    file.write_text('{"version": 2}')
+    done = run("check", str(file), "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert answer["exit_status"] == 1
+    assert answer["problems"][0]["where"].endswith("version")
+
+
+def test_warnings_are_on_standard_error_and_the_file_is_good(tmp_path: Path) -> None:
+    file = tmp_path / "host.toml"
+    file.write_text(
+        'version = 1\n[[network]]\nname = "a"\nbridge = "br-a"\nsubnets = ["172.20.0.0/16"]\n'
+        '[[network.container]]\nname = "c"\nipv4 = "172.20.0.2"\npublish = ["[::1]:8080:80"]\n'
+    )
+    done = run("check", str(file))
+    assert done.returncode == 0
+    assert "warning" in done.stderr
+    assert "network[0].container[0].publish[0]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("fly",),
+        ("check",),
+        ("check", "missing.toml"),
+        ("apply", HOST, "--backend", "pf"),
+        ("apply", HOST, "--table", "two words"),
+        ("apply", HOST, "--table", "../up"),
+        ("render", HOST, "--format", "xml"),
+        ("check", HOST, "--colour"),
+        ("plan", HOST, "--netns", "no-such-namespace"),
+        ("plan", HOST, "--netns", "/etc/passwd"),
+        ("check", "-"),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_status_1_without_a_traceback(arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("nftbridge: ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_iptables_is_not_built_yet() -> None:
+    for arguments in (("plan", "--backend", "iptables"), ("render", "--format", "restore")):
+        done = run(*arguments, HOST)
+        assert done.returncode == 5
+        assert "not built yet" in done.stderr
+
+
+def test_render_needs_neither_libnftables_nor_root(tmp_path: Path) -> None:
+    """With the binding hidden and, where we are root, as nobody."""
+    (tmp_path / "nftables.py").write_text("raise ImportError('hidden')\n")
+    (tmp_path / "pyroute2.py").write_text("raise ImportError('hidden')\n")
+    tmp_path.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), str(Path.cwd())])
+    for format_, start in (("json", '{"nftables": ['), ("nft", "add table inet other\n")):
+        code = (
+            "import os, sys\n"
+            "from nftbridge import cli, commands, config\n"
+            "os.setuid(65534) if os.geteuid() == 0 else None\n"
+            f"sys.exit(cli.main(['render', '-', '--table', 'other', '--format', '{format_}']))\n"
+        )
+        host = '{"version": 1}'
+        environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, input=host, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(start)
+
+
+def test_an_internal_error_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nftbridge import commands
+
+    def broken(_: object) -> int:
+        raise ZeroDivisionError("unexpected")
+
+    monkeypatch.setitem(commands.HANDLERS, "check", broken)
+    monkeypatch.delenv("NFTBRIDGE_DEBUG", raising=False)
+    assert main(["check", HOST]) == 70
+    captured = capsys.readouterr()
+    assert captured.err.startswith("nftbridge: internal error")
+    monkeypatch.setenv("NFTBRIDGE_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["check", HOST])
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m nftbridge render {HOST} | head -n 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.startswith('{"nftables"')
+
+
+def test_check_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom nftbridge.cli import main\n"
+        f"main(['check', '{HOST}'])\n"
+        "print(*sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    unwanted = {"pyroute2", "nftables", "ctypes", "socket", "subprocess", "nftbridge.nft.lower"}
+    assert not loaded & unwanted
+
+
+def test_the_version() -> None:
+    from nftbridge import __version__
+
+    assert run("--version").stdout == f"nftbridge {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "command", ["check", "render", "plan", "apply", "verify", "status", "remove", "demo"]
+)
+def test_every_command_has_help(command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: nftbridge {command}")
