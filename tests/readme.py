@@ -1,0 +1,51 @@
+"""The generated parts of README.md, between ``<!-- begin NAME -->`` and ``<!-- end -->``."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+from nftbridge import config
+from nftbridge.model import Host
+from nftbridge.nft.lower import rows_in_kernel, skeleton
+from nftbridge.plan import compare
+from nftbridge.policy.derive import derive
+from nftbridge.report import Style, plan_text
+
+README = Path(__file__).parents[1] / "README.md"
+_BLOCK = re.compile(r"<!-- begin (\w+) -->(.*?)<!-- end -->", re.DOTALL)
+
+
+def host(source: str) -> Host:
+    """The host file that README shows."""
+    body = _blocks(source)["host"].strip().removeprefix("```toml\n").removesuffix("```")
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(body)
+        file.flush()
+        return config.load(file.name).host
+
+
+def generated(source: str) -> str:
+    """README with its generated blocks made anew from the code and from the host file it shows."""
+    shown = host(source)
+    plan = compare(
+        {},
+        rows_in_kernel(derive(shown)),
+        install=("the table is missing",),
+        wanted_host=shown,
+    )
+    contents = {
+        "rules": str(len(skeleton().rules)),
+        "plan": "\n```\n" + "\n".join(plan_text(plan, Style())) + "\n```\n",
+    }
+
+    def block(found: re.Match[str]) -> str:
+        name, old = found[1], found[2]
+        return f"<!-- begin {name} -->{contents.get(name, old)}<!-- end -->"
+
+    return _BLOCK.sub(block, source)
+
+
+def _blocks(source: str) -> dict[str, str]:
+    return {found[1]: found[2] for found in _BLOCK.finditer(source)}
