@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -93,24 +94,28 @@ def test_iptables_is_not_built_yet() -> None:
         assert "not built yet" in done.stderr
 
 
-def test_render_needs_neither_libnftables_nor_root(tmp_path: Path) -> None:
+def test_render_needs_neither_libnftables_nor_root(public_copy: Path) -> None:
     """With the binding hidden and, where we are root, as nobody."""
-    (tmp_path / "nftables.py").write_text("raise ImportError('hidden')\n")
-    (tmp_path / "pyroute2.py").write_text("raise ImportError('hidden')\n")
-    tmp_path.chmod(0o755)
-    path = os.pathsep.join([str(tmp_path), str(Path.cwd())])
+    for hidden in ("nftables", "pyroute2"):
+        (public_copy / f"{hidden}.py").write_text("raise ImportError('hidden')\n")
     for format_, start in (("json", '{"nftables": ['), ("nft", "add table inet other\n")):
         code = (
             "import os, sys\n"
-            "from nftbridge import cli, commands, config\n"
+            "from nftbridge import cli\n"
             "os.setuid(65534) if os.geteuid() == 0 else None\n"
             f"sys.exit(cli.main(['render', '-', '--table', 'other', '--format', '{format_}']))\n"
         )
         host = '{"version": 1}'
-        environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = os.environ | {"PYTHONPATH": str(public_copy), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-c", code]
         done = subprocess.run(
-            command, input=host, env=environment, capture_output=True, text=True, check=False
+            command,
+            input=host,
+            env=environment,
+            cwd=public_copy,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(start)
@@ -135,7 +140,7 @@ def test_an_internal_error_is_a_sentence(
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    command = f"{sys.executable} -m nftbridge render {HOST} | head -n 1"
+    command = f"{shlex.quote(sys.executable)} -m nftbridge render {HOST} | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.startswith('{"nftables"')

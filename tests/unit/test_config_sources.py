@@ -24,7 +24,7 @@ UNREADABLE: list[tuple[str, str, bytes, str, str]] = [
     ("toml nested", ".toml", b"a = " + b"[" * 100_000, "nested too deeply", "levels"),
     ("toml date", ".toml", b"version = 2020-13-01", "is not TOML: .* line 1", "check"),
     ("toml nul", ".toml", b"version = 1\0", "is not TOML: .* line 1, column 12", "check"),
-    ("json syntax", ".json", b'{"version": 1,\n}', "is not JSON: .* line 2, column 1", "commas"),
+    ("json syntax", ".json", b'{"version":\n"a" 5}', "is not JSON: .* line 2, column 5", "commas"),
     ("json empty", ".json", b"", "is not JSON: .* line 1, column 1", "commas"),
     ("json extra", ".json", b"{} {}", "is not JSON: .* line 1, column 4", "commas"),
     ("json utf-8", ".json", b'{"\xc3": 1}', "0xc3 .at line 1, column 3", "UTF-8"),

@@ -1,0 +1,22 @@
+"""Fixtures that unit and kernel tests share."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "nftbridge"
+
+
+@pytest.fixture
+def public_copy() -> Generator[Path]:
+    """A folder that everybody may read, with the package in it: the checkout may be root's alone."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copytree(PACKAGE, folder / "nftbridge", ignore=shutil.ignore_patterns("__pycache__"))
+        yield folder
