@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "nftbridge"
 
 @pytest.fixture
 def public_copy() -> Generator[Path]:
-    """A folder that everybody may read with the package in it; the checkout may be for root alone."""
+    """A folder that everybody may read, holding the package: the checkout may be for root alone."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 from nftbridge.nft.lower import KernelSet, element, sets_of, skeleton
+from nftbridge.nft.validate import check_rows
 from nftbridge.policy.flat import FlatKey, FlatRows
 from nftbridge.policy.program import Relation
 
 Command: TypeAlias = dict[str, Any]
 """``{"add": {"rule": …}}`` and the like."""
 
-OBJECT_NAME_BYTES = 128
-"""The longest comment; also more than any table, chain or set name of ours may have."""
+LONGEST_COMMENT = 128
+"""Bytes, with the terminating zero (NFTNL_UDATA_COMMENT_MAXLEN)."""
 
 
 def wrap(commands: Iterable[Command]) -> dict[str, list[Command]]:
@@ -101,8 +102,11 @@ def _exchange(
 def _elements(
     verb: str, table: str, kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]
 ) -> Iterator[Command]:
-    elements = [element(kernel_set, key, value) for key, value in _mine(kernel_set, rows).items()]
-    if elements:
+    mine = _mine(kernel_set, rows)
+    if mine:
+        if verb == "add":
+            check_rows(kernel_set, mine)
+        elements = [element(kernel_set, key, value) for key, value in mine.items()]
         spot = {"family": "inet", "table": table, "name": kernel_set.name}
         yield {verb: {"element": spot | {"elem": elements}}}
 

@@ -1,0 +1,70 @@
+"""The last look at elements before they go to libnftables, which ignores or crashes on wrong types.
+
+Nothing that a host file says can fail here; what does is a fault of nftbridge, and is better an error
+than a set that silently lacks an element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from nftbridge.model import Family, interface_name_problem
+from nftbridge.nft.lower import KernelSet
+from nftbridge.policy.flat import FlatKey, Scalar
+
+_PROTOCOLS = frozenset({"tcp", "udp", "sctp", "icmp", "ipv6-icmp"})
+
+
+def check_rows(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> None:
+    """Raise `ValueError` for the first column value that the set's type cannot hold.
+
+    Values are looked at once each, however many rows they stand in.
+    """
+    declaration = kernel_set.declaration
+    keys: Iterable[FlatKey] = rows if kernel_set.family is None else (key[1:] for key in rows)
+    for kind, column in zip(declaration.key, zip(*keys, strict=True), strict=True):
+        prefix = declaration.interval and kind.endswith("_addr")
+        _check(kernel_set.name, f"{kind} prefix" if prefix else kind, set(column))
+    if kernel_set.column is not None:
+        values = {value[kernel_set.column] for value in rows.values()}
+        _check(kernel_set.name, declaration.value, values)
+
+
+def _check(name: str, kind: str, values: set[Scalar]) -> None:
+    fits = _FITS[kind]
+    for value in values:
+        if not fits(value):
+            raise ValueError(f"{value!r} is no {kind}, it cannot be an element of {name}")
+
+
+def _parsed_by(parser: Callable[[str], object]) -> Callable[[Scalar], bool]:
+    """Whether a value is text in the canonical form of what `parser` makes of it."""
+
+    def fits(value: Scalar) -> bool:
+        try:
+            return isinstance(value, str) and str(parser(value)) == value
+        except ValueError:
+            return False
+
+    return fits
+
+
+def _is_interface(value: Scalar) -> bool:
+    return isinstance(value, str) and interface_name_problem(value) is None
+
+
+def _is_port(value: Scalar) -> bool:
+    return type(value) is int and 0 < value < 1 << 16  # not bool, which is an int as well
+
+
+_FITS: dict[str, Callable[[Scalar], bool]] = {
+    "nf_proto": lambda value: value in set(Family),
+    "ifname": _is_interface,
+    "inet_proto": lambda value: value in _PROTOCOLS,
+    "inet_service": _is_port,
+    "ipv4_addr": _parsed_by(IPv4Address),
+    "ipv6_addr": _parsed_by(IPv6Address),
+    "ipv4_addr prefix": _parsed_by(IPv4Network),
+    "ipv6_addr prefix": _parsed_by(IPv6Network),
+}
