@@ -1,6 +1,6 @@
 """The last look at elements before they go to libnftables, which ignores or crashes on wrong types.
 
-Nothing that a host file says can fail here; what does is a fault of nftbridge, and is better an error
+Nothing that a host file says can fail here; what does is a fault of nftbridge, and better an error
 than a set that silently lacks an element.
 """
 

@@ -202,3 +202,14 @@ def _translation_facts(
         yield known.LOOPBACK_PUBLISHED, (bound, *outside), ()
         if bridge.host.wsl2_mirrored:
             yield known.MIRRORED_PUBLISHED, (bound, *outside, MIRRORED_INTERFACE), ()
+
+
+def owners(host: Host) -> dict[Owner, int]:
+    """Everything that can own a row, numbered in the order of creation; the host itself is first."""
+    found = [Owner()]
+    for network in host.networks:
+        found.append(Owner(network.name))
+        for container in network.containers:
+            found.append(Owner(network.name, container.name))
+            found.extend(Owner(network.name, container.name, str(p)) for p in container.publish)
+    return {owner: number for number, owner in reversed(list(enumerate(found)))}
