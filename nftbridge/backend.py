@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from nftbridge.model import Host
 from nftbridge.policy.flat import FlatRows
-from nftbridge.policy.program import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +38,30 @@ class Observation:
     counters: tuple[RuleCounter, ...] = field(default=(), repr=False)
 
 
+KnownHosts: TypeAlias = Callable[[], Iterable[Host]]
+"""The hosts that may have been applied, or are about to be.
+
+Where a backend shares a chain with others, it is their rules that are ours."""
+
+
 class Backend(Protocol):
-    """Programs one kernel facility. All methods but `rows` raise `NftbridgeError`."""
+    """Programs one kernel facility. What talks to the kernel raises `NftbridgeError`."""
 
     name: str
 
-    def rows(self, facts: Facts) -> FlatRows:
-        """The rows that this backend wants in the kernel for these facts."""
+    def rows(self, host: Host) -> FlatRows:
+        """The rows that this backend wants in the kernel for `host`."""
         ...
 
-    def observe(self) -> Observation:
+    def observe(self, known: KnownHosts) -> Observation:
         """Look, without changing anything."""
         ...
 
-    def install(self, rows: FlatRows) -> None:
-        """Put chains, rules and all rows in place in one transaction, whatever was there before."""
+    def bring_to(self, host: Host, observed: Observation) -> None:
+        """Bring the kernel from what was observed to `host`."""
         ...
 
-    def change(self, old: FlatRows, new: FlatRows) -> None:
-        """Exchange rows in one transaction; chains and rules are as they ought to be."""
-        ...
-
-    def remove(self, *, everything: bool) -> Iterable[str]:
+    def remove(self, known: KnownHosts, *, everything: bool) -> Iterable[str]:
         """Take out all that is ours; DOCKER-USER with rules in it only if `everything`.
 
         Returns a phrase for each thing that was left.

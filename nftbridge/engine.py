@@ -16,8 +16,7 @@ from nftbridge.backend import Backend, Observation
 from nftbridge.errors import NftbridgeError, UnavailableError
 from nftbridge.model import Host
 from nftbridge.plan import Plan, compare
-from nftbridge.policy.derive import MIRRORED_INTERFACE, derive
-from nftbridge.policy.flat import FlatRows
+from nftbridge.policy.derive import MIRRORED_INTERFACE
 from nftbridge.state import State
 
 _WSL_TOOL = Path("/usr/bin/wslinfo")
@@ -82,7 +81,8 @@ class Engine:
 
     def plan(self, host: Host) -> Plan:
         """What `apply` would do; changes nothing and needs no lock."""
-        plan, _ = self._steps(settled(host, self._target.netns), self._backend.observe())
+        host = settled(host, self._target.netns)
+        plan = self._way_to(host, self._observe(host))
         return replace(plan, held_host=self._state.applied()) if plan.removed else plan
 
     def apply(self, host: Host) -> Plan:
@@ -92,20 +92,20 @@ class Engine:
         """
         host = settled(host, self._target.netns)
         with self._state.locked():
-            observed = self._backend.observe()
-            plan, wanted = self._steps(host, observed)
+            observed = self._observe(host)
+            plan = self._way_to(host, observed)
             if plan or not self._state.records(host):
                 self._state.announce(host, self._backend.name)
                 with self._withdrawn_on_refusal():
-                    self._commit(plan, observed, wanted)
+                    if plan:
+                        self._backend.bring_to(host, observed)
                 self._state.settle()
         return plan
 
     def verify(self) -> Plan:
         """What would bring the kernel back to what was last applied; empty if it is that."""
-        observed = self._backend.observe()
-        candidates = [h for h in (self._state.applied(), self._state.pending()) if h is not None]
-        plans = [self._steps(host, observed)[0] for host in candidates]
+        observed = self._observe()
+        plans = [self._way_to(host, observed) for host in self._known()]
         if not plans:
             reason = ("the table is there, but no apply is on record",) if observed.present else ()
             return Plan(install=reason)
@@ -113,30 +113,29 @@ class Engine:
 
     def status(self) -> Status:
         """The kernel's side and the record's side, for people."""
-        observed = self._backend.observe()
+        observed = self._observe()
         applied = self._state.applied()
-        drift = Plan() if applied is None else self._steps(applied, observed)[0]
+        drift = Plan() if applied is None else self._way_to(applied, observed)
         return Status(observed, applied, drift)
 
     def remove(self, *, everything: bool) -> Removal:
         """Take out all that is ours; rules in DOCKER-USER stay unless `everything`."""
         with self._state.locked():
-            present = self._backend.observe().present
-            kept = tuple(self._backend.remove(everything=everything))
+            present = self._observe().present
+            kept = tuple(self._backend.remove(self._known, everything=everything))
             self._state.forget()
         return Removal(present, kept)
 
-    def _steps(self, host: Host, observed: Observation) -> tuple[Plan, FlatRows]:
-        """The way from what was observed to `host`, and the rows at its end."""
-        wanted = self._backend.rows(derive(host))
-        differences = observed.differences
-        return compare(observed.rows, wanted, install=differences, wanted_host=host), wanted
+    def _known(self) -> list[Host]:
+        """The host last applied, and that of a transaction of which nobody recorded the end."""
+        return [h for h in (self._state.applied(), self._state.pending()) if h is not None]
 
-    def _commit(self, plan: Plan, observed: Observation, wanted: FlatRows) -> None:
-        if plan.install:
-            self._backend.install(wanted)
-        elif plan:
-            self._backend.change(observed.rows, wanted)
+    def _observe(self, *wanted: Host) -> Observation:
+        return self._backend.observe(lambda: [*self._known(), *wanted])
+
+    def _way_to(self, host: Host, observed: Observation) -> Plan:
+        wanted = self._backend.rows(host)
+        return compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
 
     @contextmanager
     def _withdrawn_on_refusal(self) -> Generator[None]:

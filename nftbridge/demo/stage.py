@@ -90,7 +90,7 @@ def run() -> Demonstration:
         target = Target(netns=lab.netns, state_directory=Path(state))
         backend = choose("nftables", target).backend
         applied = Engine(target, backend).apply(host)
-        rules = backend.observe().rules
+        rules = backend.observe(lambda: [host]).rules
         filtered = len(bridges_filtered(lab.netns)) == len(Family)
         forecaster = Forecaster(host, lab.topology, bridges_filtered=filtered)
         cells = {family: _matrix(lab, forecaster, family) for family in Family}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from nftbridge.backend import Observation
+from nftbridge.backend import KnownHosts, Observation
+from nftbridge.model import Host
 from nftbridge.nft import document, lower, read
 from nftbridge.nft.kernel import Kernel
+from nftbridge.policy.derive import derive
 from nftbridge.policy.flat import FlatRows
-from nftbridge.policy.program import Facts
 
 
 class NftablesBackend:
@@ -18,12 +19,13 @@ class NftablesBackend:
         self._kernel = Kernel(table, netns)
         self._table = table
 
-    def rows(self, facts: Facts) -> FlatRows:
+    def rows(self, host: Host) -> FlatRows:
         """All rows but those that no packet gets to ask for."""
-        return lower.rows_in_kernel(facts)
+        return lower.rows_in_kernel(derive(host))
 
-    def observe(self) -> Observation:
-        """List our table and nothing else."""
+    def observe(self, known: KnownHosts) -> Observation:
+        """List our table and nothing else; the whole table is ours, whatever is `known`."""
+        del known
         objects = self._kernel.objects()
         if objects is None:
             return Observation(present=False, rows={}, differences=("the table is missing",))
@@ -39,18 +41,22 @@ class NftablesBackend:
             counters=tuple(listing.counters),
         )
 
-    def install(self, rows: FlatRows) -> None:
-        """Everything anew in one transaction, DOCKER-USER and what is not ours untouched."""
-        objects = self._kernel.objects()
+    def bring_to(self, host: Host, observed: Observation) -> None:
+        """One transaction: the elements that differ, or everything where more than rows differ.
+
+        DOCKER-USER and what is not ours stay untouched either way.
+        """
+        wanted = self.rows(host)
+        if not observed.differences:
+            self._kernel.commit(document.change(self._table, observed.rows, wanted))
+            return
+        objects = self._kernel.objects() if observed.present else None
         outdated = () if objects is None else read.outdated(self._table, read.parse(objects))
-        self._kernel.commit(document.install(self._table, rows, outdated))
+        self._kernel.commit(document.install(self._table, wanted, outdated))
 
-    def change(self, old: FlatRows, new: FlatRows) -> None:
-        """Only the elements that differ."""
-        self._kernel.commit(document.change(self._table, old, new))
-
-    def remove(self, *, everything: bool) -> list[str]:
+    def remove(self, known: KnownHosts, *, everything: bool) -> list[str]:
         """Delete the table, or all that is ours in it where something of the user's has to stay."""
+        del known
         objects = self._kernel.objects()
         if objects is None:
             return []

@@ -205,7 +205,7 @@ def _translation_facts(
 
 
 def owners(host: Host) -> dict[Owner, int]:
-    """Everything that can own a row, numbered in the order of creation; the host itself is first."""
+    """Everything that can own a row, numbered in the order of creation; first the host itself."""
     found = [Owner()]
     for network in host.networks:
         found.append(Owner(network.name))
