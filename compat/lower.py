@@ -7,7 +7,7 @@ open, and there is no line. For one network this is line for line what Docker 28
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,7 +67,7 @@ def chains(host: Host, family: Family) -> tuple[TableChain, ...]:
     """Every chain of `family` with its lines, in the program's order; none if the family is off."""
     if family not in host.families():
         return ()
-    lowering = _Lowering(derive(host), owners(host), family)
+    lowering = Lowering(derive(host), owners(host), family)
     return tuple(
         TableChain(
             chain.table,
@@ -87,8 +87,8 @@ def chain_name(chain: Chain) -> str:
     return "DOCKER" if chain.name == DOCKER_NAT else chain.name
 
 
-class _Lowering:
-    """The lines of one family."""
+class Lowering:
+    """Unrolls rules over the rows of one family; `order` is the age of each owner."""
 
     def __init__(self, facts: Facts, order: dict[Owner, int], family: Family) -> None:
         self._order = order
@@ -99,6 +99,7 @@ class _Lowering:
         }
 
     def lines(self, chain: Chain) -> Iterator[Line]:
+        """The lines of a chain in order."""
         for block in chain.blocks:
             yield from self._block(block)
 
@@ -118,17 +119,17 @@ class _Lowering:
             return
         driver = rule.driver
         if driver is None:
-            line = self._line(rule, {}, ())
+            line = self.line(rule, {}, ())
             if line is not None:
                 yield Owner(), line
             return
         fields = _driving_fields(rule, driver)
         for row in self._rows[driver]:
-            line = self._line(rule, dict(zip(fields, row.key, strict=True)), row.value)
+            line = self.line(rule, dict(zip(fields, row.key, strict=True)), row.value)
             if line is not None:
                 yield row.owner, line
 
-    def _line(self, rule: Rule, settled: dict[Field, Value], value: Key) -> Line | None:
+    def line(self, rule: Rule, settled: Mapping[Field, Value], value: Key) -> Line | None:
         """The line for one row, None if a condition can never hold for it."""
         matches = {field: Match(field, (column,)) for field, column in settled.items()}
         for condition in rule.conditions:
@@ -149,7 +150,11 @@ class _Lowering:
         return Line(tuple(matches.values()), _target(rule, value))
 
     def _excluded(
-        self, rule: Rule, relation: Relation, fields: Sequence[Field], settled: dict[Field, Value]
+        self,
+        rule: Rule,
+        relation: Relation,
+        fields: Sequence[Field],
+        settled: Mapping[Field, Value],
     ) -> Match | bool:
         """What "not in" leaves of a relation beside a row: a negated match, or always, or never."""
         closed = [i for i, field in enumerate(fields) if field in settled]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from nftbridge.policy.program import Field, Value
+from nftbridge.policy.program import Field, Key, Value
 
 _OPTIONS = {
     Field.SADDR: "-s",
@@ -16,6 +16,10 @@ _OPTIONS = {
     Field.PROTOCOL: "-p",
 }
 """The matches that iptables itself has, in the order in which iptables-save lists them."""
+
+_TYPES = {Field.SADDR_TYPE: "--src-type", Field.DADDR_TYPE: "--dst-type"}
+_TRANSLATIONS = ("--to-destination", "--to-source")
+_EXTENSIONS = frozenset({"tcp", "udp", "sctp", "addrtype", "conntrack"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,16 @@ class Jump:
 
     name: str
     options: tuple[str, ...] = ()
+
+    def translated(self) -> Key | None:
+        """The address, and the port if there is one, of a translation."""
+        if len(self.options) != 2 or self.options[0] not in _TRANSLATIONS:
+            return None
+        host, port = _host_and_port(self.options[1])
+        try:
+            return (ip_address(host), int(port)) if port else (ip_address(host),)
+        except ValueError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,69 @@ class Line:
         return " ".join(self.arguments())
 
 
+def parse(words: Sequence[str]) -> Line | None:
+    """What iptables-save listed, split into words; None if it says more than we ever do."""
+    try:
+        return _Parser(words).line()
+    except (ValueError, StopIteration):
+        return None
+
+
+class _Parser:
+    """Reads one line word by word; whatever is not ours is a ValueError."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = iter(words)
+        self._matches: dict[Field, Match] = {}
+
+    def line(self) -> Line:
+        negated = False
+        for word in self._words:
+            if word == "!":
+                negated = True
+                continue
+            if word == "-j":
+                target = Jump(next(self._words), tuple(self._words))
+                return Line(tuple(self._matches.values()), target)
+            self._match(word, negated=negated)
+            negated = False
+        raise ValueError("no target")
+
+    def _match(self, option: str, *, negated: bool) -> None:
+        value = next(self._words)
+        if option == "-m":
+            if value not in _EXTENSIONS:
+                raise ValueError(value)
+            return
+        field, reader = _READERS.get(option, (None, None))
+        if field is None or reader is None or field in self._matches:
+            raise ValueError(option)
+        self._matches[field] = Match(field, reader(value), negated)
+
+
+def _one(value: Value) -> tuple[Value, ...]:
+    return (value,)
+
+
+def _address(text: str) -> tuple[Value, ...]:
+    """A single address: iptables lists single addresses as prefixes of full length."""
+    network = ip_network(text)
+    return (network.network_address if network.prefixlen == network.max_prefixlen else network,)
+
+
+_READERS: dict[str, tuple[Field, Callable[[str], tuple[Value, ...]]]] = {
+    "-s": (Field.SADDR, _address),
+    "-d": (Field.DADDR, _address),
+    "-i": (Field.IIF, _one),
+    "-o": (Field.OIF, _one),
+    "-p": (Field.PROTOCOL, _one),
+    "--dport": (Field.DPORT, lambda text: (int(text),)),
+    "--src-type": (Field.SADDR_TYPE, lambda text: (text.lower(),)),
+    "--dst-type": (Field.DADDR_TYPE, lambda text: (text.lower(),)),
+    "--ctstate": (Field.CT_STATE, lambda text: tuple(sorted(text.lower().split(",")))),
+}
+
+
 def _plain(option: str, match: Match) -> Iterator[str]:
     (value,) = match.values
     if match.negated:
@@ -69,21 +146,29 @@ def _extensions(by_field: dict[Field, Match]) -> Iterator[str]:
         (protocol,) = by_field[Field.PROTOCOL].values
         (port,) = by_field[Field.DPORT].values
         yield from ("-m", str(protocol), "--dport", str(port))
-    for field, option in ((Field.SADDR_TYPE, "--src-type"), (Field.DADDR_TYPE, "--dst-type")):
+    for field, option in _TYPES.items():
         if field in by_field:
             (value,) = by_field[field].values
             yield from ("-m", "addrtype", option, str(value).upper())
     if Field.CT_STATE in by_field:
-        states = sorted(
-            (str(value).upper() for value in by_field[Field.CT_STATE].values), reverse=True
-        )
-        yield from ("-m", "conntrack", "--ctstate", ",".join(states))
+        states = (str(value).upper() for value in by_field[Field.CT_STATE].values)
+        yield from ("-m", "conntrack", "--ctstate", ",".join(sorted(states, reverse=True)))
 
 
 def _written(value: Value) -> str:
-    """A value in iptables-save's form: addresses are prefixes of full length."""
+    """A value in iptables-save's form."""
     if isinstance(value, IPv4Address | IPv6Address):
         return f"{value}/{value.max_prefixlen}"
     if isinstance(value, IPv4Network | IPv6Network):
         return str(value)
     return str(value)
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        return host, rest.removeprefix(":")
+    if text.count(":") > 1:
+        return text, ""
+    host, _, port = text.partition(":")
+    return host, port

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from nftbridge.errors import Problem
 from nftbridge.model import Host
 from nftbridge.policy.flat import FlatRows
 
@@ -57,7 +58,11 @@ class Backend(Protocol):
         """Look, without changing anything."""
         ...
 
-    def bring_to(self, host: Host, observed: Observation) -> None:
+    def shortcomings(self, host: Host) -> Iterable[Problem]:
+        """What this kernel cannot do for `host` though the rest is applied, and what that costs."""
+        ...
+
+    def bring_to(self, host: Host, observed: Observation, known: KnownHosts) -> None:
         """Bring the kernel from what was observed to `host`."""
         ...
 

@@ -51,12 +51,11 @@ def render(options: Namespace) -> int:
 
 def plan(options: Namespace) -> int:
     """Show what apply would change."""
-    from nftbridge.effects import missing_effects
     from nftbridge.report import plan_data, plan_text
 
     host = _load(options)
     engine = _engine(options)
-    _warn(missing_effects(host, options.netns))
+    _warn(engine.shortcomings(host))
     planned = engine.plan(host)
     if options.json:
         _print_json(plan_data(planned))
@@ -67,12 +66,11 @@ def plan(options: Namespace) -> int:
 
 def apply(options: Namespace) -> int:
     """Bring the kernel to the host file in one transaction."""
-    from nftbridge.effects import missing_effects
     from nftbridge.report import plan_data, summary
 
     host = _load(options)
     engine = _engine(options)
-    _warn(missing_effects(host, options.netns))
+    _warn(engine.shortcomings(host))
     done = engine.apply(host)
     if options.json:
         _print_json(plan_data(done))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,8 @@ from pathlib import Path
 from nftbridge import defaults
 from nftbridge import netns as namespaces
 from nftbridge.backend import Backend, Observation
-from nftbridge.errors import NftbridgeError, UnavailableError
+from nftbridge.effects import missing_effects
+from nftbridge.errors import NftbridgeError, Problem
 from nftbridge.model import Host
 from nftbridge.plan import Plan, compare
 from nftbridge.policy.derive import MIRRORED_INTERFACE
@@ -62,8 +63,10 @@ def choose(wanted: str, target: Target) -> Choice:
     Raises `UnavailableError` if that backend cannot be had.
     """
     if wanted == "iptables":
-        hint = "use --backend nftables, or leave the option out"
-        raise UnavailableError("the iptables backend is not built yet", hint=hint)
+        from nftbridge.compat.backend import IptablesBackend
+        from nftbridge.compat.tools import Tools
+
+        return Choice(IptablesBackend(Tools(netns=target.netns)), "asked for")
     from nftbridge.nft.backend import NftablesBackend
 
     backend = NftablesBackend(target.table, target.netns)
@@ -98,9 +101,14 @@ class Engine:
                 self._state.announce(host, self._backend.name)
                 with self._withdrawn_on_refusal():
                     if plan:
-                        self._backend.bring_to(host, observed)
+                        self._backend.bring_to(host, observed, self._known)
                 self._state.settle()
         return plan
+
+    def shortcomings(self, host: Host) -> Iterator[Problem]:
+        """What `host` asks for and will not get on this kernel, although it can be applied."""
+        yield from missing_effects(host, self._target.netns)
+        yield from self._backend.shortcomings(host)
 
     def verify(self) -> Plan:
         """What would bring the kernel back to what was last applied; empty if it is that."""

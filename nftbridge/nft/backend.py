@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nftbridge.backend import KnownHosts, Observation
+from nftbridge.errors import Problem
 from nftbridge.model import Host
 from nftbridge.nft import document, lower, read
 from nftbridge.nft.kernel import Kernel
@@ -41,11 +42,17 @@ class NftablesBackend:
             counters=tuple(listing.counters),
         )
 
-    def bring_to(self, host: Host, observed: Observation) -> None:
+    def shortcomings(self, host: Host) -> tuple[Problem, ...]:
+        """None: a kernel in which something is missing refuses the whole transaction."""
+        del host
+        return ()
+
+    def bring_to(self, host: Host, observed: Observation, known: KnownHosts) -> None:
         """One transaction: the elements that differ, or everything where more than rows differ.
 
         DOCKER-USER and what is not ours stay untouched either way.
         """
+        del known
         wanted = self.rows(host)
         if not observed.differences:
             self._kernel.commit(document.change(self._table, observed.rows, wanted))

@@ -1,0 +1,153 @@
+"""What one family's tables hold, and which of it is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from nftbridge.backend import RuleCounter
+from nftbridge.compat import read
+from nftbridge.compat.lower import chain_name, chains
+from nftbridge.compat.read import ListedLine, Understood
+from nftbridge.compat.restore import TableState
+from nftbridge.compat.tools import TABLES, Tools
+from nftbridge.model import Family, Host
+from nftbridge.policy.program import Chain
+from nftbridge.policy.rules import CHAINS, FILTER_FORWARD, RAW_PREROUTING, USER
+
+EARLY = ("raw", "mangle")
+"""Where the early drops can stand: raw, or mangle on kernels without it."""
+
+
+def homes(chain: Chain) -> tuple[str, ...]:
+    """The tables that a chain of the program may live in."""
+    return EARLY if chain is RAW_PREROUTING else (chain.table,)
+
+
+def is_own(chain: Chain) -> bool:
+    """Whether the whole chain is ours: not built-in, not the user's."""
+    return chain.hook is None and not chain.users
+
+
+@dataclass(frozen=True)
+class Held:
+    """The tables of one family. `hosts` are those whose lines in built-in chains are ours."""
+
+    family: Family
+    tables: Mapping[str, Mapping[str, Sequence[ListedLine]]]
+    hosts: tuple[Host, ...]
+
+    @classmethod
+    def of(cls, family: Family, tools: Tools, hosts: Sequence[Host]) -> Held:
+        """List the tables that exist."""
+        present = tools.present(family)
+        tables = {table: read.listed(tools.save(family, table)) for table in present}
+        return cls(family, tables, tuple(hosts))
+
+    @cached_property
+    def ours(self) -> Mapping[Chain, Sequence[ListedLine]]:
+        """Our lines of every chain; all of them in the chains that are ours alone."""
+        return {chain: tuple(self._ours(chain)) for chain in CHAINS if not chain.users}
+
+    @cached_property
+    def said(self) -> Understood:
+        """Our lines as rows."""
+        lines = {chain: [line.text for line in found] for chain, found in self.ours.items()}
+        return read.understand(self.family, lines)
+
+    @property
+    def users(self) -> Sequence[ListedLine]:
+        """The rules in DOCKER-USER."""
+        return self.lines("filter", chain_name(USER))
+
+    @property
+    def number(self) -> int:
+        """How many lines are ours."""
+        return sum(map(len, self.ours.values()))
+
+    @property
+    def present(self) -> bool:
+        """Whether anything of ours is there."""
+        own = (c for c in CHAINS if is_own(c))
+        return self.number > 0 or any(chain_name(c) in self.tables.get(c.table, ()) for c in own)
+
+    def lines(self, table: str, chain: str) -> Sequence[ListedLine]:
+        """The lines of a chain, whoever's they are; none if there is no such chain."""
+        return self.tables.get(table, {}).get(chain, ())
+
+    def states(self) -> dict[str, TableState]:
+        """Every table that iptables has, for the planning of scripts."""
+        return {table: self._state(table) for table in TABLES}
+
+    def differences(self, wanted: Host | None) -> Iterator[str]:
+        """What rows cannot tell: lines that are not ours, missing skeleton lines, the order."""
+        label = self.family.label
+        yield from (f"{label}: {phrase}" for phrase in self.said.differences)
+        if wanted is None:
+            return
+        if self.family not in wanted.families():
+            if self.present:
+                yield f"{label}: chains are there, but the family is switched off"
+            return
+        yield from (f"{label}: {phrase}" for phrase in self._missing())
+
+    def counters(self) -> Iterator[RuleCounter]:
+        """What our lines have counted, rule by rule."""
+        for chain, found in self.ours.items():
+            totals: dict[str, tuple[int, int]] = {}
+            for line in found:
+                made = read.instance(chain, self.family, line.text)
+                name = line.text if made is None else made.rule.name
+                packets, size = totals.get(name, (0, 0))
+                totals[name] = (packets + line.packets, size + line.bytes)
+            for name, (packets, size) in totals.items():
+                yield RuleCounter(f"{chain_name(chain)} ({self.family.label})", name, packets, size)
+
+    def _missing(self) -> Iterator[str]:
+        for chain in CHAINS:
+            name = chain_name(chain)
+            if chain.hook is None and name not in self.tables.get(chain.table, ()):
+                yield f"chain {name} of table {chain.table} is missing"
+                continue
+            lines = self.ours.get(chain, ())
+            made = (read.instance(chain, self.family, line.text) for line in lines)
+            rules = {instance.rule for instance in made if instance is not None}
+            for rule in chain.rules():
+                if rule.driver is None and rule not in rules and self.family in rule.families():
+                    yield f"chain {name} of table {chain.table} lacks its rule '{rule.name}'"
+        jumps = len(self.ours[FILTER_FORWARD])
+        first = [line.text for line in self.lines("filter", "FORWARD")[:jumps]]
+        if first != [line.text for line in self.ours[FILTER_FORWARD]]:
+            yield "another rule of FORWARD comes before ours"
+
+    def _ours(self, chain: Chain) -> Iterator[ListedLine]:
+        for table in homes(chain):
+            found = self.lines(table, chain_name(chain))
+            if is_own(chain):
+                yield from found
+            else:
+                yield from (line for line in found if line.text in self._known(chain))
+
+    def _known(self, chain: Chain) -> frozenset[str]:
+        return self._known_lines.get((chain.table, chain_name(chain)), frozenset())
+
+    @cached_property
+    def _known_lines(self) -> dict[tuple[str, str], frozenset[str]]:
+        """The lines that one of `hosts`, or an empty host, would have in each built-in chain."""
+        known: dict[tuple[str, str], set[str]] = {}
+        for host in (Host(), Host(userland_proxy=False), *self.hosts):
+            for chain in chains(host, self.family):
+                if chain.builtin:
+                    texts = known.setdefault((chain.table, chain.name), set())
+                    texts.update(map(str, chain.lines))
+        return {place: frozenset(texts) for place, texts in known.items()}
+
+    def _state(self, table: str) -> TableState:
+        ours = {
+            chain_name(chain): self._known(chain)
+            for chain in CHAINS
+            if chain.hook is not None and table in homes(chain)
+        }
+        held = self.tables.get(table, {})
+        return TableState({c: tuple(line.text for line in ls) for c, ls in held.items()}, ours)

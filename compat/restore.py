@@ -1,0 +1,158 @@
+"""Which iptables-restore scripts bring the held lines to the wanted ones, and in which order. Pure.
+
+iptables commits a table at a time, so on the way some tables are new and others old. The order
+keeps every moment at most as open as one of the two ends:
+
+1. the early table (raw, or mangle where there is no raw) with the drops of both ends, and of what
+   they accept there only what both accept;
+2. filter: by now nothing reaches a container past DNAT that may not at either end;
+3. nat: a translation appears when filter already decides about what it leads to;
+4. the early table as wanted: drops that are no longer needed go last.
+
+Taking everything out is the same way to another end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from nftbridge.model import Family
+
+
+@dataclass(frozen=True, slots=True)
+class ChainText:
+    """A chain as it should be; in built-in ones `lines` are ours, among other people's."""
+
+    name: str
+    lines: tuple[str, ...]
+    builtin: bool = False
+    users: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TableText:
+    """What one table should hold of ours. `gone` are chains of ours that are no longer wanted."""
+
+    name: str
+    chains: tuple[ChainText, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """A table as it is: its chains with their lines, and which of the built-in ones' are ours."""
+
+    chains: Mapping[str, tuple[str, ...]]
+    ours: Mapping[str, frozenset[str]]
+
+    def our_places(self, chain: str) -> list[int]:
+        """Where our lines stand in a built-in chain, from 0."""
+        mine = self.ours.get(chain, frozenset())
+        return [i for i, line in enumerate(self.chains.get(chain, ())) if line in mine]
+
+    def our_lines(self, chain: str) -> tuple[str, ...]:
+        """Our lines of a built-in chain, in order."""
+        return tuple(self.chains[chain][place] for place in self.our_places(chain))
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One script for one table of one family: committed whole or not at all."""
+
+    family: Family
+    table: str
+    script: str
+
+
+def commits(
+    family: Family, held: Mapping[str, TableState], wanted: Sequence[TableText]
+) -> Iterator[Commit]:
+    """The scripts in their order; a table in which nothing changes has none.
+
+    The first of `wanted` is the early table.
+    """
+    early, *later = wanted
+    now = dict(held)
+    for step in (_careful(early, held[early.name]), *later, early):
+        script = "\n".join(_script(step, now[step.name]))
+        if script:
+            yield Commit(family, step.name, f"*{step.name}\n{script}\nCOMMIT\n")
+            now[step.name] = _after(step, now[step.name])
+
+
+def _careful(table: TableText, held: TableState) -> TableText:
+    """What drops at either end stays, what accepts at one end only does not."""
+    return TableText(
+        table.name, tuple(_careful_chain(c, held) if c.builtin else c for c in table.chains)
+    )
+
+
+def _careful_chain(chain: ChainText, held: TableState) -> ChainText:
+    old = held.our_lines(chain.name)
+    new = [line for line in chain.lines if not _accepts(line) or line in old]
+    kept = [line for line in old if not _accepts(line) and line not in new]
+    return ChainText(chain.name, (*new, *kept), builtin=True)
+
+
+def _accepts(line: str) -> bool:
+    return line.endswith("-j ACCEPT")
+
+
+def _script(table: TableText, held: TableState) -> Iterator[str]:
+    """The lines between ``*table`` and ``COMMIT``; none if all is as it should be."""
+    own = [c for c in table.chains if not c.builtin and not c.users]
+    users = [c.name for c in table.chains if c.users and c.name not in held.chains]
+    changed = [c for c in own if held.chains.get(c.name) != c.lines]
+    gone = [name for name in table.gone if name in held.chains]
+    shared = [c for c in table.chains if c.builtin and not _in_place(table.name, c, held)]
+    yield from (f":{name} - [0:0]" for name in (*users, *(c.name for c in changed)))
+    for chain in shared:
+        for place in reversed(held.our_places(chain.name)):
+            yield f"-D {chain.name} {place + 1}"
+    for chain in changed:
+        yield from (f"-A {chain.name} {line}" for line in chain.lines)
+    for chain in shared:
+        start = _start(table.name, chain.name, held)
+        for offset, line in enumerate(chain.lines):
+            where = f"-A {chain.name}" if start is None else f"-I {chain.name} {start + offset + 1}"
+            yield f"{where} {line}"
+    yield from (f"-F {name}" for name in gone)
+    yield from (f"-X {name}" for name in gone)
+
+
+def _in_place(table: str, chain: ChainText, held: TableState) -> bool:
+    if held.our_lines(chain.name) != chain.lines:
+        return False
+    at_head = _start(table, chain.name, held) == 0
+    return not at_head or held.our_places(chain.name) == list(range(len(chain.lines)))
+
+
+def _start(table: str, chain: str, held: TableState) -> int | None:
+    """Where our lines begin in a built-in chain, from 0; None is its end.
+
+    Jumps and translations come first, like Docker's jump in FORWARD. In raw and mangle ours stay
+    where they are, or come last: what stands before them is the administrator's exception.
+    """
+    if table in ("filter", "nat"):
+        return 0
+    return next(iter(held.our_places(chain)), None)
+
+
+def _after(table: TableText, held: TableState) -> TableState:
+    """The table when the script has been committed."""
+    chains, ours = dict(held.chains), dict(held.ours)
+    for name in table.gone:
+        chains.pop(name, None)
+    for chain in table.chains:
+        if not chain.builtin:
+            if not (chain.users and chain.name in chains):
+                chains[chain.name] = chain.lines
+            continue
+        places, lines = set(held.our_places(chain.name)), held.chains.get(chain.name, ())
+        start = _start(table.name, chain.name, held)
+        others = [line for place, line in enumerate(lines) if place not in places]
+        at = len(others) if start is None else start
+        chains[chain.name] = (*others[:at], *chain.lines, *others[at:])
+        ours[chain.name] = ours.get(chain.name, frozenset()) | set(chain.lines)
+    return TableState(chains, ours)

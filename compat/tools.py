@@ -1,0 +1,169 @@
+"""The only door to the iptables programs: list a table, test and run a restore, hold the lock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from nftbridge import netns as namespaces
+from nftbridge.errors import KernelRefusedError, UnavailableError
+from nftbridge.model import Family
+
+LOCK = Path("/run/xtables.lock")
+"""What every iptables since 1.4.20 locks with flock(2) from listing a table to its commit."""
+
+TABLES = ("raw", "mangle", "filter", "nat")
+
+_POLL = 0.05
+_NAMES = {Family.IPV4: "ip_tables_names", Family.IPV6: "ip6_tables_names"}
+_PACKAGE = "install iptables, e.g. apt install iptables"
+
+
+class Variant(Enum):
+    """Which of the two kernel facilities the programs drive."""
+
+    LEGACY = "legacy"
+    NFT = "nft"
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """iptables in one network namespace. `wait` is how many seconds to wait for the lock."""
+
+    variant: Variant = Variant.LEGACY
+    netns: str | None = None
+    wait: float = 30.0
+
+    def present(self, family: Family) -> tuple[str, ...]:
+        """The tables that exist. Listing another one would create it."""
+        if self.variant is Variant.NFT:
+            return TABLES
+        with namespaces.inside(self.netns):
+            try:
+                names = Path(f"/proc/thread-self/net/{_NAMES[family]}").read_text().split()
+            except FileNotFoundError:
+                return ()  # the module has not been loaded yet
+            except OSError as error:
+                hint = "run as root"
+                raise UnavailableError(
+                    f"cannot see iptables' tables: {error}", hint=hint
+                ) from error
+        return tuple(table for table in TABLES if table in names)
+
+    def save(self, family: Family, table: str) -> str:
+        """What iptables-save says of a table, with counters."""
+        done = self._run(family, "save", ["-c", "-t", table], "")
+        if done.returncode != 0:
+            raise _refused(done.stderr, "")
+        return done.stdout
+
+    def offers(self, family: Family, table: str) -> bool:
+        """Whether the kernel has that table; asking makes it appear, empty."""
+        done = self._run(family, "restore", ["--noflush"], f"*{table}\nCOMMIT\n")
+        if done.returncode != 0 and "ermission denied" in done.stderr:
+            raise _refused(done.stderr, "")
+        return done.returncode == 0
+
+    def test(self, family: Family, script: str) -> None:
+        """Have a script read and its matches and targets loaded, without committing it."""
+        self._restore(family, ["--noflush", "--test"], script)
+
+    def commit(self, family: Family, script: str) -> None:
+        """Run a script: one commit for each table in it. Raises `KernelRefusedError`."""
+        self._restore(family, ["--noflush"], script)
+
+    @contextmanager
+    def locked(self) -> Generator[None]:
+        """Hold xtables' lock, so that line numbers from a listing stay true until the commit.
+
+        The programs that run meanwhile are pointed at a lock file of their own.
+        """
+        if self.variant is Variant.NFT:  # has transactions of its own and knows no lock
+            yield
+            return
+        with _opened(LOCK) as descriptor:
+            _acquire(descriptor, self.wait)
+            yield
+
+    def _restore(self, family: Family, options: list[str], script: str) -> None:
+        done = self._run(family, "restore", options, script)
+        if done.returncode != 0:
+            raise _refused(done.stderr, script)
+
+    def _run(
+        self, family: Family, verb: str, options: list[str], script: str
+    ) -> subprocess.CompletedProcess[str]:
+        program = f"ip{'6' if family is Family.IPV6 else ''}tables-{self.variant.value}-{verb}"
+        with tempfile.NamedTemporaryFile(prefix="nftbridge-") as lock:
+            # our own lock is held around this; the program would wait for it for ever
+            environment = os.environ | {"XTABLES_LOCKFILE": lock.name, "LC_ALL": "C"}
+            with namespaces.inside(self.netns):
+                try:
+                    return subprocess.run(
+                        [program, *options],
+                        input=script,
+                        env=environment,
+                        capture_output=True,
+                        text=True,
+                        check=False,
+                    )
+                except FileNotFoundError as error:
+                    raise UnavailableError(f"{program} is missing", hint=_PACKAGE) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[int]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        hint = "run as root"
+        raise UnavailableError(f"cannot open {path}: {error.strerror}", hint=hint) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, wait: float) -> None:
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        else:
+            return
+        if time.monotonic() >= deadline:
+            raise KernelRefusedError(
+                f"another program has held {LOCK} for {wait:g} seconds, nothing was changed",
+                hint="wait for it to end, or allow more time with --wait",
+            )
+        time.sleep(_POLL)
+
+
+def _refused(errors: str, script: str) -> KernelRefusedError | UnavailableError:
+    lines = [line for line in errors.splitlines() if line.strip() and not line.startswith("Try `")]
+    reason = (
+        re.sub(r"^ip6?tables(-\w+)*( v\S+ \(\w+\))?: ", "", lines[0])
+        if lines
+        else "no reason given"
+    )
+    if "ermission denied" in errors or "you must be root" in errors:
+        hint = "run as root, or with CAP_NET_ADMIN and CAP_NET_RAW in that network namespace"
+        return UnavailableError(f"iptables is not permitted: {reason}", hint=hint)
+    found = re.search(r"line:? (\d+)", errors)
+    culprit = ""
+    if found and script:
+        culprit = f"line '{script.splitlines()[int(found[1]) - 1]}'"
+    return KernelRefusedError(f"iptables refused it: {reason}", culprit=culprit)
