@@ -8,7 +8,7 @@ from nftbridge.backend import KnownHosts, Observation
 from nftbridge.compat.held import EARLY, Held, is_own
 from nftbridge.compat.lower import TableChain, chain_name, chains
 from nftbridge.compat.restore import ChainText, Commit, TableText, commits
-from nftbridge.compat.tools import Tools
+from nftbridge.compat.tools import Tools, Variant
 from nftbridge.errors import KernelRefusedError, PartlyAppliedError, Problem, UnavailableError
 from nftbridge.model import Family, Host, counted
 from nftbridge.policy.derive import derive
@@ -21,10 +21,14 @@ _LATER = ("filter", "nat")
 class IptablesBackend:
     """Docker's chains in raw (or mangle), filter and nat of both families, by iptables-restore."""
 
-    name = "iptables"
-
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
+        self.name = "iptables" if tools.variant is Variant.LEGACY else "iptables-nft"
+
+    @property
+    def place(self) -> str:
+        """The programs that are used."""
+        return f"iptables-{self._tools.variant.value}"
 
     def rows(self, host: Host) -> FlatRows:
         """All rows."""

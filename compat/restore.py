@@ -5,9 +5,10 @@ keeps every moment at most as open as one of the two ends:
 
 1. the early table (raw, or mangle where there is no raw) with the drops of both ends, and of what
    they accept there only what both accept;
-2. filter: by now nothing reaches a container past DNAT that may not at either end;
-3. nat: a translation appears when filter already decides about what it leads to;
-4. the early table as wanted: drops that are no longer needed go last.
+2. nat without the translations that go: what they lead to may be nobody's business for filter next;
+3. filter: by now nothing reaches a container, past DNAT or by it, that may not at either end;
+4. nat as wanted: a translation appears when filter already decides about what it leads to;
+5. the early table as wanted: drops that are no longer needed go last.
 
 Taking everything out is the same way to another end.
 """
@@ -74,7 +75,9 @@ def commits(
     """
     early, *later = wanted
     now = dict(held)
-    for step in (_careful(early, held[early.name]), *later, early):
+    first = _careful(early, held[early.name])
+    fewer = [_fewer_translations(table, held[table.name]) for table in later]
+    for step in (first, *(table for table in fewer if table is not None), *later, early):
         script = "\n".join(_script(step, now[step.name]))
         if script:
             yield Commit(family, step.name, f"*{step.name}\n{script}\nCOMMIT\n")
@@ -93,6 +96,25 @@ def _careful_chain(chain: ChainText, held: TableState) -> ChainText:
     new = [line for line in chain.lines if not _accepts(line) or line in old]
     kept = [line for line in old if not _accepts(line) and line not in new]
     return ChainText(chain.name, (*new, *kept), builtin=True)
+
+
+def _fewer_translations(table: TableText, held: TableState) -> TableText | None:
+    """Our own chains as they are, less the destinations that are not wanted any more."""
+    wanted = {line for chain in table.chains for line in chain.lines}
+    own = [c.name for c in table.chains if not c.builtin and not c.users] + list(table.gone)
+    less = {
+        name: tuple(line for line in held.chains[name] if not _translates(line) or line in wanted)
+        for name in own
+        if name in held.chains
+    }
+    changed = {name: lines for name, lines in less.items() if lines != held.chains[name]}
+    if not changed:
+        return None
+    return TableText(table.name, tuple(ChainText(name, lines) for name, lines in changed.items()))
+
+
+def _translates(line: str) -> bool:
+    return " -j DNAT " in line
 
 
 def _accepts(line: str) -> bool:

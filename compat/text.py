@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from nftbridge.compat.lower import TableChain, chains
 from nftbridge.model import Family, Host
 
+_NOTE = "# for a kernel that holds nothing of nftbridge or Docker, not even DOCKER-USER"
+
 TABLES = ("raw", "filter", "nat")
 """In the order of Docker's captures."""
 
 
 def script(host: Host, family: Family) -> str:
-    """Input for iptables-restore or ip6tables-restore ``--noflush``, on a kernel without ours.
+    """Input for iptables-restore or ip6tables-restore ``--noflush``, for a kernel without ours.
 
-    Our own chains are created or emptied, DOCKER-USER created or kept; lines in built-in chains are
-    appended.
+    It would empty a DOCKER-USER that is there, and append to built-in chains a second time: `apply`
+    knows what is there and does neither.
     """
     found = chains(host, family)
-    return "\n".join(line for table in TABLES for line in _table(table, found)) + "\n"
+    lines = (line for table in TABLES for line in _table(table, found))
+    return "\n".join((_NOTE, *lines)) + "\n"
 
 
 def _table(table: str, found: tuple[TableChain, ...]) -> Iterator[str]:

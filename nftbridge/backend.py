@@ -50,6 +50,11 @@ class Backend(Protocol):
 
     name: str
 
+    @property
+    def place(self) -> str:
+        """What it programs, for people."""
+        ...
+
     def rows(self, host: Host) -> FlatRows:
         """The rows that this backend wants in the kernel for `host`."""
         ...

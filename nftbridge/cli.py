@@ -15,6 +15,7 @@ from nftbridge import __version__, defaults
 from nftbridge.errors import InputError, NftbridgeError, Problem
 
 _TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_LONG = 1e6
 _SOFTWARE_FAILURE = 70  # EX_SOFTWARE of sysexits.h
 
 _EXIT_STATUSES = """\
@@ -96,18 +97,44 @@ def _parser() -> _Parser:
     verb("apply", "bring the kernel to the host file in one transaction", _file(), _target())
     verb("verify", "compare the kernel with what was last applied", _target())
     verb("status", "show networks, ports, counters and the backend", _target())
+    _add_question(verb("explain", "follow a packet: which rule decides, hook by hook", _target()))
     remove = verb("remove", "take out all that is ours; rules in DOCKER-USER are kept", _target())
     remove.add_argument("--all", action="store_true", help="take out the rules in DOCKER-USER too")
+    verb("probe", "try what this kernel offers, in a namespace thrown away afterwards")
     verb("demo", "show it in throw-away network namespaces; the host is not touched")
     return parser
+
+
+def _add_question(parser: _Parser) -> None:
+    """The packet to follow. Values are read later, so that all faults are told at once."""
+    parser.add_argument("file", metavar="FILE", nargs="?", help=f"{_FILE}; optional with --live")
+    for option, dest, metavar, meaning in (
+        ("--in", "iif", "IF", "interface it comes in by: a bridge, an uplink, or host"),
+        ("--src", "source", "ADDRESS", "its source"),
+        ("--dst", "destination", "ADDRESS", "its destination, before any translation"),
+        ("--proto", "protocol", "PROTOCOL", "tcp, udp, sctp or icmp"),
+    ):
+        parser.add_argument(option, dest=dest, metavar=metavar, required=True, help=meaning)
+    parser.add_argument("--dport", metavar="PORT", help="destination port, not for icmp")
+    parser.add_argument("--out", metavar="IF", help="the way out, where the model has no route")
+    parser.add_argument(
+        "--host-address",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="an address of the host; may be repeated, and ends the guessing",
+    )
+    parser.add_argument(
+        "--live", action="store_true", help="ask what the kernel holds, DOCKER-USER included"
+    )
 
 
 def _add_format(parser: _Parser) -> None:
     parser.add_argument(
         "--format",
-        choices=("json", "nft", "restore"),
+        choices=("json", "nft", "restore", "restore6"),
         default="json",
-        help="for nft -j -f, for nft -f, or for iptables-restore (default: %(default)s)",
+        help="for nft -j -f, nft -f, iptables-restore, ip6tables-restore (default: %(default)s)",
     )
 
 
@@ -146,6 +173,19 @@ def _target() -> _Parser:
         help="auto takes nftables where the kernel has it (default: %(default)s)",
     )
     group.add_argument(
+        "--iptables",
+        choices=("legacy", "nft"),
+        default="legacy",
+        help="which programs the iptables backend runs (default: %(default)s)",
+    )
+    group.add_argument(
+        "--wait",
+        type=_seconds,
+        default=defaults.WAIT,
+        metavar="SECONDS",
+        help="how long another program may hold xtables' lock (default: %(default)s)",
+    )
+    group.add_argument(
         "--netns", metavar="NAME_OR_PATH", help="program that network namespace instead of this one"
     )
     group.add_argument(
@@ -156,6 +196,16 @@ def _target() -> _Parser:
         help="where to keep what was last applied (default: %(default)s)",
     )
     return group
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < _LONG:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds: write e.g. 5")
+    return seconds
 
 
 def _table_name(text: str) -> str:

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from nftbridge import config
-from nftbridge.errors import Problem, UnavailableError
-from nftbridge.model import Host
+from nftbridge.errors import InputError, Problem, UnavailableError
+from nftbridge.model import Family, Host
 
 if TYPE_CHECKING:  # these are imported only by the commands that need them
-    from nftbridge.engine import Engine, Target
+    from nftbridge.choice import Choice, Target
+    from nftbridge.engine import Engine
+    from nftbridge.explain.question import Question
+    from nftbridge.explain.way import Way
     from nftbridge.report import Style
 
 CHANGES = 2
@@ -34,18 +37,8 @@ def check(options: Namespace) -> int:
 def render(options: Namespace) -> int:
     """Print what would be loaded, without looking at any kernel."""
     from nftbridge.engine import settled
-    from nftbridge.nft import document, lower, text
-    from nftbridge.policy.derive import derive
 
-    if options.format == "restore":
-        raise UnavailableError(
-            "the iptables backend is not built yet", hint="use --format nft or json"
-        )
-    rows = lower.rows_in_kernel(derive(settled(_load(options))))
-    if options.format == "nft":
-        print(text.script(options.table, rows), end="")
-    else:
-        print(document.pretty(document.install(options.table, rows)))
+    print(_rendered(settled(_load(options)), options), end="")
     return 0
 
 
@@ -75,9 +68,11 @@ def apply(options: Namespace) -> int:
     if options.json:
         _print_json(plan_data(done))
     elif done:
-        print(f"applied to inet {options.table}: {summary(done)}")
+        print(f"applied to {engine.place}: {summary(done)}")
     else:
-        print(f"nothing to do: inet {options.table} is as {options.file} declares it")
+        print(f"nothing to do: {engine.place} is as {options.file} declares it")
+    for phrase in done.kept:
+        print(f"left behind by the other backend: {phrase}")
     return 0
 
 
@@ -85,44 +80,85 @@ def verify(options: Namespace) -> int:
     """Compare the kernel with what was last applied."""
     from nftbridge.report import plan_data, plan_text
 
-    drift = _engine(options).verify()
+    engine, _ = _engine_of_last_apply(options)
+    drift = engine.verify()
     if options.json:
         _print_json(plan_data(drift))
     elif drift:
         print("the kernel is not as last applied; this would mend it:")
         _print_lines(plan_text(drift, _style()))
     else:
-        print(f"inet {options.table} is as last applied")
+        print(f"{engine.place} is as last applied")
     return CHANGES if drift else 0
 
 
 def status(options: Namespace) -> int:
     """Show networks, ports, counters and the backend."""
-    from nftbridge.engine import Engine, choose
     from nftbridge.report import status_data, status_text
 
-    target = _target(options)
-    choice = choose(options.backend, target)
-    found = Engine(target, choice.backend).status()
+    engine, choice = _engine_of_last_apply(options)
+    found = engine.status()
     if options.json:
-        _print_json(status_data(found, choice, target))
+        _print_json(status_data(found, choice))
     else:
-        _print_lines(status_text(found, choice, target, _style()))
+        _print_lines(status_text(found, choice, _target(options), _style()))
+    return 0
+
+
+def explain(options: Namespace) -> int:
+    """Follow a packet hook by hook: which rule decides, and why."""
+    from nftbridge.explain.question import Typed, read
+    from nftbridge.explain.show import lines, to_data
+
+    host = _load(options) if options.file else None
+    typed = Typed(
+        options.iif,
+        options.source,
+        options.destination,
+        options.protocol,
+        options.dport,
+        options.out,
+        tuple(options.host_address),
+    )
+    way = _way(options, read(typed), host)
+    _warn(way.warnings)
+    if options.json:
+        _print_json(to_data(way))
+    else:
+        _print_lines(lines(way, _style()))
     return 0
 
 
 def remove(options: Namespace) -> int:
     """Take out all that is ours."""
-    removal = _engine(options).remove(everything=options.all)
+    engine, _ = _engine_of_last_apply(options)
+    removal = engine.remove(everything=options.all)
     if options.json:
         _print_json({"present": removal.present, "kept": list(removal.kept)})
     elif not removal.present:
-        print(f"nothing to do: there is no table inet {options.table}")
-    elif removal.kept:
-        print(f"removed all that is ours from inet {options.table}; kept {', '.join(removal.kept)}")
+        print(f"nothing to do: nothing of ours is in {engine.place}")
     else:
-        print(f"removed table inet {options.table}")
+        kept = f"; kept {', '.join(removal.kept)}" if removal.kept else ""
+        print(f"removed all that is ours from {engine.place}{kept}")
     return 0
+
+
+def probe(options: Namespace) -> int:
+    """Try what this kernel and its programs offer."""
+    from nftbridge.findings import lines, to_data
+    from nftbridge.probe.run import probe as try_everything
+
+    found = try_everything()
+    if options.json:
+        _print_json(to_data(found))
+    else:
+        _print_lines(lines(found, _style()))
+    if found.obstacle is None:
+        return 0
+    unavailable = UnavailableError(found.obstacle.message, hint=found.obstacle.hint)
+    # said here, not raised: with --json there is an answer on standard output already
+    print(f"nftbridge: {unavailable}", file=sys.stderr)
+    return unavailable.exit_status
 
 
 def demo(options: Namespace) -> int:
@@ -139,7 +175,7 @@ def demo(options: Namespace) -> int:
 
 HANDLERS: dict[str, Callable[[Namespace], int]] = {
     handler.__name__: handler
-    for handler in (check, render, plan, apply, verify, status, remove, demo)
+    for handler in (check, render, plan, apply, verify, status, explain, remove, probe, demo)
 }
 """By the command's name."""
 
@@ -155,17 +191,58 @@ def _warn(warnings: Iterable[Problem]) -> None:
         print(f"nftbridge: warning: {warning}", file=sys.stderr)
 
 
-def _target(options: Namespace) -> Target:
-    from nftbridge.engine import Target
+def _rendered(host: Host, options: Namespace) -> str:
+    if options.format in ("restore", "restore6"):
+        from nftbridge.compat.text import script
 
-    return Target(options.table, options.netns, options.state_dir)
+        return script(host, Family.IPV4 if options.format == "restore" else Family.IPV6)
+    from nftbridge.nft import document, lower, text
+    from nftbridge.policy.derive import derive
+
+    rows = lower.rows_in_kernel(derive(host))
+    if options.format == "nft":
+        return text.script(options.table, rows)
+    return document.pretty(document.install(options.table, rows)) + "\n"
+
+
+def _target(options: Namespace) -> Target:
+    from nftbridge.choice import Target
+
+    return Target(options.table, options.netns, options.state_dir, options.wait)
+
+
+def _wanted(options: Namespace) -> str:
+    other = options.iptables == "nft" and options.backend == "iptables"
+    return "iptables-nft" if other else str(options.backend)
 
 
 def _engine(options: Namespace) -> Engine:
-    from nftbridge.engine import Engine, choose
+    from nftbridge.choice import choose
+    from nftbridge.engine import Engine
 
     target = _target(options)
-    return Engine(target, choose(options.backend, target).backend)
+    return Engine(target, choose(_wanted(options), target).backend)
+
+
+def _engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:
+    from nftbridge.engine import Engine
+
+    return Engine.of_last_apply(_target(options), _wanted(options))
+
+
+def _way(options: Namespace, question: Question, host: Host | None) -> Way:
+    if options.live:
+        from nftbridge.explain.live import follow_live
+
+        engine = _engine_of_last_apply(options)
+        return follow_live(question, _target(options), engine, host)
+    if host is None:
+        problem = Problem("FILE", "is missing", "give a host file, or --live to ask the kernel")
+        raise InputError((problem,))
+    from nftbridge.engine import settled
+    from nftbridge.explain.way import follow
+
+    return follow(settled(host, options.netns), question)
 
 
 def _style() -> Style:

@@ -7,3 +7,9 @@ TABLE = "nftbridge"
 
 STATE_DIRECTORY = Path("/run/nftbridge")
 """Where what was last applied is kept; like the kernel's tables, gone after a reboot."""
+
+WAIT = 30.0
+"""Seconds that another program may hold xtables' lock before apply gives up."""
+
+LAYOUT = "docker"
+"""Shape of the iptables chains: Docker's."""

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nftbridge import defaults
 from nftbridge import netns as namespaces
 from nftbridge.backend import Backend, Observation
+from nftbridge.choice import Choice, Target, choose
 from nftbridge.effects import missing_effects
 from nftbridge.errors import NftbridgeError, Problem
 from nftbridge.model import Host
@@ -24,25 +24,8 @@ _WSL_TOOL = Path("/usr/bin/wslinfo")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What is programmed: a table in a network namespace (None: this one), with its state."""
-
-    table: str = defaults.TABLE
-    netns: str | None = None
-    state_directory: Path = defaults.STATE_DIRECTORY
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The backend in use, and why it is that one."""
-
-    backend: Backend
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Removal:
-    """Whether anything of ours was there, and what of the user's was left in the table."""
+    """Whether anything of ours was there, and what of the user's was left there."""
 
     present: bool
     kept: tuple[str, ...]
@@ -57,35 +40,32 @@ class Status:
     drift: Plan
 
 
-def choose(wanted: str, target: Target) -> Choice:
-    """The backend called `wanted`; "auto" takes nftables where the kernel has it.
-
-    Raises `UnavailableError` if that backend cannot be had.
-    """
-    if wanted == "iptables":
-        from nftbridge.compat.backend import IptablesBackend
-        from nftbridge.compat.tools import Tools
-
-        return Choice(IptablesBackend(Tools(netns=target.netns)), "asked for")
-    from nftbridge.nft.backend import NftablesBackend
-
-    backend = NftablesBackend(target.table, target.netns)
-    return Choice(backend, "asked for" if wanted == "nftables" else "the kernel has nf_tables")
-
-
 class Engine:
     """Brings one table of one kernel to what a host declares."""
 
     def __init__(self, target: Target, backend: Backend) -> None:
         self._target = target
         self._backend = backend
-        with namespaces.inside(target.netns):
-            self._state = State(target.state_directory, target.table, namespaces.cookie())
+        self._state = _state(target)
+
+    @classmethod
+    def of_last_apply(cls, target: Target, wanted: str) -> tuple[Engine, Choice]:
+        """An engine to look at, or take out, what was applied: auto is the backend that did it."""
+        choice = choose(wanted, target, _state(target).backend())
+        return cls(target, choice.backend), choice
+
+    @property
+    def place(self) -> str:
+        """What is programmed, for people."""
+        return self._backend.place
 
     def plan(self, host: Host) -> Plan:
         """What `apply` would do; changes nothing and needs no lock."""
         host = settled(host, self._target.netns)
         plan = self._way_to(host, self._observe(host))
+        if (before := self._before()) is not None:
+            leaving = f"what {before.name} holds is taken out afterwards"
+            plan = replace(plan, install=(*plan.install, leaving))
         return replace(plan, held_host=self._state.applied()) if plan.removed else plan
 
     def apply(self, host: Host) -> Plan:
@@ -93,17 +73,20 @@ class Engine:
 
         Raises `KernelRefusedError` if the kernel refused it; then nothing was changed.
         """
-        host = settled(host, self._target.netns)
+        host, kept = settled(host, self._target.netns), tuple[str, ...]()
         with self._state.locked():
+            before = self._before()
             observed = self._observe(host)
             plan = self._way_to(host, observed)
-            if plan or not self._state.records(host):
+            if plan or before or not self._state.records(host):
                 self._state.announce(host, self._backend.name)
                 with self._withdrawn_on_refusal():
                     if plan:
                         self._backend.bring_to(host, observed, self._known)
+                    if before is not None:  # for a moment both decide, and the stricter one counts
+                        kept = tuple(before.remove(self._known, everything=False))
                 self._state.settle()
-        return plan
+        return replace(plan, kept=kept)
 
     def shortcomings(self, host: Host) -> Iterator[Problem]:
         """What `host` asks for and will not get on this kernel, although it can be applied."""
@@ -115,7 +98,7 @@ class Engine:
         observed = self._observe()
         plans = [self._way_to(host, observed) for host in self._known()]
         if not plans:
-            reason = ("the table is there, but no apply is on record",) if observed.present else ()
+            reason = ("there are rules, but no apply is on record",) if observed.present else ()
             return Plan(install=reason)
         return min(plans, key=bool)
 
@@ -133,6 +116,14 @@ class Engine:
             kept = tuple(self._backend.remove(self._known, everything=everything))
             self._state.forget()
         return Removal(present, kept)
+
+    def _before(self) -> Backend | None:
+        """The backend of the last apply, if it was another one and has left anything."""
+        recorded = self._state.backend()
+        if recorded in (None, self._backend.name):
+            return None
+        other = choose(recorded, self._target).backend
+        return other if other.observe(self._known).present else None
 
     def _known(self) -> list[Host]:
         """The host last applied, and that of a transaction of which nobody recorded the end."""
@@ -152,6 +143,11 @@ class Engine:
         except NftbridgeError:
             self._state.withdraw()
             raise
+
+
+def _state(target: Target) -> State:
+    with namespaces.inside(target.netns):
+        return State(target.state_directory, target.table, namespaces.cookie())
 
 
 def settled(host: Host, netns: str | None = None) -> Host:

@@ -26,12 +26,14 @@ class RowChange(NamedTuple):
 class Plan:
     """What a transaction would do; `install` says why chains and rules are put in anew, if so.
 
-    `held_host` and `wanted_host`, where known, tell whose rows they are.
+    `kept` is what of the user's was left behind by a backend that is no longer used. `held_host`
+    and `wanted_host`, where known, tell whose rows they are.
     """
 
     install: tuple[str, ...] = ()
     removed: FlatRows = field(default_factory=dict[Relation, dict[FlatKey, FlatKey]])
     added: FlatRows = field(default_factory=dict[Relation, dict[FlatKey, FlatKey]])
+    kept: tuple[str, ...] = ()
     held_host: Host | None = field(default=None, repr=False)
     wanted_host: Host | None = field(default=None, repr=False)
 
@@ -64,7 +66,7 @@ def compare(
 ) -> Plan:
     """The way from `held` to `wanted`."""
     removed, added = _missing(held, wanted), _missing(wanted, held)
-    return Plan(install, removed, added, held_host, wanted_host)
+    return Plan(install, removed, added, held_host=held_host, wanted_host=wanted_host)
 
 
 def _missing(here: FlatRows, there: FlatRows) -> FlatRows:

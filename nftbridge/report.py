@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from nftbridge.backend import RuleCounter
-from nftbridge.engine import Choice, Status, Target
+from nftbridge.choice import Choice, Target
+from nftbridge.engine import Status
 from nftbridge.model import Family, Host, Network, counted
 from nftbridge.plan import Plan, RowChange
 from nftbridge.policy.program import Owner
@@ -76,7 +77,7 @@ def plan_data(plan: Plan) -> dict[str, object]:
 def status_text(status: Status, choice: Choice, target: Target, style: Style) -> Iterator[str]:
     """The state of a table for people."""
     where = f" in network namespace {target.netns}" if target.netns else ""
-    yield f"{style.title('table')}     inet {target.table}{where}"
+    yield f"{style.title('place')}     {choice.backend.place}{where}"
     yield f"{style.title('backend')}   {choice.backend.name} ({choice.reason})"
     yield f"{style.title('kernel')}    {_condition(status)}"
     if status.observation.user_rules:
@@ -89,11 +90,11 @@ def status_text(status: Status, choice: Choice, target: Target, style: Style) ->
     yield from _counters_text(status.observation.counters, style)
 
 
-def status_data(status: Status, choice: Choice, target: Target) -> dict[str, object]:
+def status_data(status: Status, choice: Choice) -> dict[str, object]:
     """The state of a table for programs."""
     counters = status.observation.counters
     return {
-        "table": target.table,
+        "place": choice.backend.place,
         "backend": choice.backend.name,
         "backend_reason": choice.reason,
         "present": status.observation.present,

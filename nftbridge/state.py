@@ -51,6 +51,11 @@ class State:
             json.dumps(config.host_to_data(host))
         )
 
+    def backend(self) -> str | None:
+        """The backend of the last apply."""
+        found = self._body("applied.json").get("backend")
+        return found if found in ("nftables", "iptables", "iptables-nft") else None
+
     def pending(self) -> Host | None:
         """The host of a transaction of which nobody recorded how it ended."""
         return self._read("pending.json")
@@ -83,11 +88,15 @@ class State:
 
     def _recorded(self, name: str) -> Any:
         """The host in that file as plain data; None if there is none that can be understood."""
+        return self._body(name).get("host")
+
+    def _body(self, name: str) -> dict[str, Any]:
         try:
             with self._reported():
-                return json.loads((self._folder / name).read_bytes())["host"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
+                body: Any = json.loads((self._folder / name).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return body if isinstance(body, dict) else {}
 
     def _write(self, name: str, host: Host, backend: str) -> None:
         body = {

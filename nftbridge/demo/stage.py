@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nftbridge import config
+from nftbridge.choice import Target, choose
 from nftbridge.effects import bridges_filtered
-from nftbridge.engine import Engine, Target, choose
+from nftbridge.engine import Engine
 from nftbridge.lab import HOST, OUTSIDE, Laboratory, Outcome, Probe
 from nftbridge.lab.forecast import Forecast, Forecaster
 from nftbridge.lab.probe import ProbeProtocol

@@ -20,6 +20,11 @@ class NftablesBackend:
         self._kernel = Kernel(table, netns)
         self._table = table
 
+    @property
+    def place(self) -> str:
+        """The table."""
+        return f"table inet {self._table}"
+
     def rows(self, host: Host) -> FlatRows:
         """All rows but those that no packet gets to ask for."""
         return lower.rows_in_kernel(derive(host))

@@ -58,6 +58,12 @@ class Kernel:
         if status != 0:
             raise _refused(errors, "loading", self._first_refused(commands))
 
+    def check(self, commands: list[Command]) -> None:
+        """Raise what `commit` would raise; the kernel goes through it all and changes nothing."""
+        status, _, errors = self._run(commands, dry=True)
+        if status != 0:
+            raise _refused(errors, "checking", None)
+
     def _first_refused(self, commands: list[Command]) -> Command | None:
         """The command with which a dry run of the document starts to fail, by bisection."""
         if self._accepts(commands):
@@ -93,6 +99,17 @@ class Kernel:
             if dry:
                 context.set_dry_run(True)
             return context.cmd(document)
+
+
+def check_binding() -> None:
+    """Raise `UnavailableError` if libnftables or its Python binding is missing, or has no JSON.
+
+    Talks to no kernel.
+    """
+    status, _, errors = _context().cmd(json.dumps(wrap([])))
+    # built without JSON, it takes the document for nft's own language
+    if status != 0 and "syntax error" in errors:
+        raise UnavailableError("libnftables was built without JSON", hint=_PACKAGES)
 
 
 def _context() -> _Nftables:

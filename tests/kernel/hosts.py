@@ -9,7 +9,8 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from nftbridge.effects import bridges_filtered
-from nftbridge.engine import Engine, Target, choose
+from nftbridge.choice import Target, choose
+from nftbridge.engine import Engine
 from nftbridge.lab import HOST, Laboratory, Probe, ProbeProtocol
 from nftbridge.lab.forecast import Forecaster
 from nftbridge.model import Address, Container, Family, Host

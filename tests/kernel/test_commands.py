@@ -65,11 +65,11 @@ def test_a_day_in_the_life(here: Site) -> None:
     )
     applied = here.run("apply", SMALL)
     assert applied.returncode == 0
-    assert applied.stdout.startswith("applied to inet nftbridge: chains and rules installed")
+    assert applied.stdout.startswith("applied to table inet nftbridge: chains and rules installed")
     again = here.run("apply", SMALL)
     assert (again.returncode, again.stdout) == (
         0,
-        f"nothing to do: inet nftbridge is as {SMALL} declares it\n",
+        f"nothing to do: table inet nftbridge is as {SMALL} declares it\n",
     )
     assert here.run("plan", SMALL).returncode == 0
     assert here.run("verify").returncode == 0
@@ -79,8 +79,10 @@ def test_a_day_in_the_life(here: Site) -> None:
     assert "the table is missing" in gone.stdout
     assert "not as last applied" in here.run("status").stdout
     here.run("apply", SMALL)
-    assert here.run("remove").stdout == "removed table inet nftbridge\n"
-    assert here.run("remove").stdout == "nothing to do: there is no table inet nftbridge\n"
+    assert here.run("remove").stdout == "removed all that is ours from table inet nftbridge\n"
+    assert (
+        here.run("remove").stdout == "nothing to do: nothing of ours is in table inet nftbridge\n"
+    )
     assert here.nft("list", "ruleset") == ""
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from nftbridge import config, netns
-from nftbridge.engine import Engine, Target, choose
+from nftbridge.choice import Target, choose
+from nftbridge.engine import Engine
 from nftbridge.errors import KernelRefusedError, UnavailableError
 from nftbridge.model import Container, Host, Publication
 from nftbridge.nft import document
@@ -320,7 +321,7 @@ def test_an_unreadable_record_is_no_obstacle(engine: Engine, tmp_path: Path) -> 
     record = next(tmp_path.rglob("applied.json"))
     for rubbish in (b"", b"{", b"[]", b'{"host": 5}', b"\xff\xfe", b'{"host": {"version": 99}}'):
         record.write_bytes(rubbish)
-        assert engine.verify().install == ("the table is there, but no apply is on record",)
+        assert engine.verify().install == ("there are rules, but no apply is on record",)
         assert not engine.apply(SMALL)
         assert not engine.verify()
 

@@ -75,6 +75,8 @@ def test_warnings_are_on_standard_error_and_the_file_is_good(tmp_path: Path) -> 
         ("check", HOST, "--colour"),
         ("plan", HOST, "--netns", "no-such-namespace"),
         ("plan", HOST, "--netns", "/etc/passwd"),
+        ("plan", HOST, "--wait", "soon"),
+        ("plan", HOST, "--wait", "nan"),
         ("check", "-"),
     ],
     ids=" ".join,
@@ -87,11 +89,12 @@ def test_bad_usage_is_status_1_without_a_traceback(arguments: tuple[str, ...]) -
     assert done.stdout == ""
 
 
-def test_iptables_is_not_built_yet() -> None:
-    for arguments in (("plan", "--backend", "iptables"), ("render", "--format", "restore")):
-        done = run(*arguments, HOST)
-        assert done.returncode == 5
-        assert "not built yet" in done.stderr
+def test_render_for_iptables() -> None:
+    for form, line in (("restore", "*raw"), ("restore6", "*raw")):
+        lines = run("render", HOST, "--format", form).stdout.splitlines()
+        assert lines[0].startswith("# for a kernel that holds nothing")
+        assert lines[1] == line
+        assert lines.count("COMMIT") == 3
 
 
 def test_render_needs_neither_libnftables_nor_root(public_copy: Path) -> None:
@@ -165,7 +168,7 @@ def test_the_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["check", "render", "plan", "apply", "verify", "status", "remove", "demo"]
+    "command", ["check", "render", "plan", "apply", "verify", "status", "remove", "probe", "demo"]
 )
 def test_every_command_has_help(command: str) -> None:
     done = run(command, "--help")

@@ -1,0 +1,60 @@
+"""What is programmed, and which backend does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nftbridge import defaults
+from nftbridge.backend import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is programmed: a table in a network namespace (None: this one), with its state.
+
+    `wait` is how many seconds another program may hold xtables' lock, `layout` the shape of the
+    iptables chains; nftables needs neither.
+    """
+
+    table: str = defaults.TABLE
+    netns: str | None = None
+    state_directory: Path = defaults.STATE_DIRECTORY
+    wait: float = defaults.WAIT
+    layout: str = defaults.LAYOUT
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The backend in use, and why it is that one."""
+
+    backend: Backend
+    reason: str
+
+
+def choose(wanted: str, target: Target, recorded: str | None = None) -> Choice:
+    """The backend called `wanted`: nftables, iptables, iptables-nft, or auto.
+
+    "auto" is what was `recorded` by the last apply, given by commands that look at what that did,
+    and else nftables where the kernel has it. Raises `UnavailableError` if it cannot be had.
+    """
+    if wanted != "auto":
+        return Choice(_backend(wanted, target), "asked for")
+    if recorded is not None:
+        return Choice(_backend(recorded, target), "it was used for the last apply")
+    from nftbridge.probe.run import auto
+
+    decision = auto(target.netns)
+    return Choice(_backend(decision.backend, target), decision.reason)
+
+
+def _backend(name: str, target: Target) -> Backend:
+    if name == "nftables":
+        from nftbridge.nft.backend import NftablesBackend
+
+        return NftablesBackend(target.table, target.netns)
+    from nftbridge.compat.backend import IptablesBackend
+    from nftbridge.compat.tools import Tools, Variant
+
+    variant = Variant.NFT if name == "iptables-nft" else Variant.LEGACY
+    return IptablesBackend(Tools(variant, target.netns, target.wait))

@@ -1,0 +1,371 @@
+"""The iptables backend on the real kernel, with the legacy programs and with iptables-nft's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from nftbridge import config
+from nftbridge.choice import Target, choose
+from nftbridge.compat.backend import IptablesBackend
+from nftbridge.compat.restore import Commit, TableState, TableText, commits
+from nftbridge.compat.tools import LOCK, Tools, Variant
+from nftbridge.engine import Engine
+from nftbridge.errors import KernelRefusedError, PartlyAppliedError, UnavailableError
+from nftbridge.lab import Laboratory, Probe
+from nftbridge.model import Family, Host, Network
+from tests.kernel.hosts import Site, every_probe
+
+pytestmark = pytest.mark.kernel
+
+NUMBERS = count()
+VARIANTS = list(Variant)
+
+
+def scenario(name: str) -> Host:
+    return config.load(f"rulesets/{name}/host.toml").host
+
+
+MANY = scenario("17-many-networks")
+SMALL = scenario("02-published-port")
+ALL = [config.load(str(path)).host for path in sorted(Path("rulesets").glob("*/host.toml"))]
+
+
+@pytest.fixture
+def namespace() -> Generator[str]:
+    name = f"nftb-ipt-{os.getpid()}-{next(NUMBERS)}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield name
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda variant: variant.value)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    return Variant(request.param)
+
+
+@pytest.fixture
+def target(namespace: str, tmp_path: Path) -> Target:
+    return Target(netns=namespace, state_directory=tmp_path)
+
+
+def engine_with(tools: Tools, target: Target) -> Engine:
+    return Engine(target, IptablesBackend(tools))
+
+
+def run(namespace: str, *command: str, script: str | None = None) -> str:
+    prefix = ["ip", "netns", "exec", namespace]
+    done = subprocess.run(
+        [*prefix, *command], input=script, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def saved(namespace: str, variant: Variant) -> str:
+    """Everything in both families, without counters and comments."""
+    texts = (
+        run(namespace, f"{program}-{variant.value}-save", "-t", table)
+        for program in ("iptables", "ip6tables")
+        for table in ("raw", "mangle", "filter", "nat")
+    )
+    lines = (line for text in texts for line in text.splitlines())
+    return "\n".join(line.split(" [")[0] for line in lines if not line.startswith("#"))
+
+
+def test_every_scenario_follows_every_other(variant: Variant, target: Target) -> None:
+    engine = engine_with(Tools(variant, target.netns), target)
+    for host in (*ALL, *reversed(ALL)):
+        engine.apply(host)
+        assert not engine.verify()
+        assert not engine.plan(host)
+        assert not engine.apply(host)
+
+
+def test_it_says_the_same_as_when_loaded_at_once(target: Target, namespace: str) -> None:
+    """However many steps led there, the chains are what one load of the text gives."""
+    tools = Tools(netns=namespace)
+    engine = engine_with(tools, target)
+    for host in (SMALL, scenario("04-no-proxy"), MANY):
+        engine.apply(host)
+    stepwise = saved(namespace, Variant.LEGACY)
+    engine.remove(everything=True)
+    engine.apply(MANY)
+    assert saved(namespace, Variant.LEGACY) == stepwise
+
+
+def test_remove_leaves_no_trace(variant: Variant, target: Target, namespace: str) -> None:
+    before = saved(namespace, variant)
+    engine = engine_with(Tools(variant, namespace), target)
+    engine.apply(MANY)
+    assert engine.remove(everything=False).kept == ()
+    assert saved(namespace, variant) == before
+    assert not engine.remove(everything=False).present
+
+
+def test_what_is_not_ours_stays(variant: Variant, target: Target, namespace: str) -> None:
+    """Policies, other people's lines before and behind ours, their chains, and DOCKER-USER."""
+    programs = [f"{program}-{variant.value}" for program in ("iptables", "ip6tables")]
+    engine = engine_with(Tools(variant, namespace), target)
+    engine.apply(SMALL)
+    for program in programs:
+        for words in (
+            "-P FORWARD DROP",
+            "-N MINE",
+            "-A MINE -j ACCEPT",
+            "-A FORWARD -i wg0 -j MINE",
+            "-I DOCKER-USER -p tcp -m tcp --dport 81 -j DROP",
+            "-t raw -I PREROUTING -i wg0 -j ACCEPT",
+            "-t raw -A PREROUTING -i wg1 -j ACCEPT",
+            "-t nat -A POSTROUTING -o wg0 -j MASQUERADE",
+            "-t nat -A PREROUTING -p tcp -m tcp --dport 9 -j ACCEPT",
+        ):
+            run(namespace, program, *words.split())
+    theirs = [line for line in saved(namespace, variant).splitlines() if foreign(line)]
+    assert len(theirs) == 2 * 9
+    for host in (MANY, scenario("04-no-proxy"), SMALL):
+        engine.apply(host)
+        assert not engine.verify()
+        lines = saved(namespace, variant).splitlines()
+        assert [line for line in lines if foreign(line)] == theirs
+        assert not engine.apply(host)
+    kept = engine.remove(everything=False).kept
+    assert kept == ("1 IPv4 rule in DOCKER-USER", "1 IPv6 rule in DOCKER-USER")
+    assert [line for line in saved(namespace, variant).splitlines() if foreign(line)] == theirs
+
+
+def foreign(line: str) -> bool:
+    words = ("wg", "MINE", "DOCKER-USER -p", "--dport 9 -j ACCEPT", "FORWARD DROP")
+    return any(word in line for word in words)
+
+
+def test_our_jumps_come_first_again(target: Target, namespace: str) -> None:
+    engine = engine_with(Tools(netns=namespace), target)
+    engine.apply(SMALL)
+    run(namespace, "iptables-legacy", "-I", "FORWARD", "-j", "ACCEPT")
+    assert "another rule of FORWARD comes before ours" in str(engine.verify().install)
+    engine.apply(SMALL)
+    assert not engine.verify()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "-F DOCKER",
+        "-D DOCKER-USER-JUMP",
+        "-A DOCKER -p udp -j ACCEPT",
+        "-t raw -F PREROUTING",
+        "-t nat -F POSTROUTING",
+        "-R DOCKER-BRIDGE 1 -o br-nat -i eth9 -j DOCKER",
+        "-t nat -D OUTPUT 1",
+        "-I DOCKER-ISOLATION-STAGE-2 -o br-nat -j DROP",
+        "-R DOCKER 20 -o br-quiet -j DROP",
+    ],
+)
+def test_damage_is_seen_and_mended(damage: str, target: Target, namespace: str) -> None:
+    engine = engine_with(Tools(netns=namespace), target)
+    engine.apply(MANY)
+    before = saved(namespace, Variant.LEGACY)
+    words = "-D FORWARD -j DOCKER-USER" if damage == "-D DOCKER-USER-JUMP" else damage
+    run(namespace, "iptables-legacy", *words.split())
+    assert engine.verify()
+    assert engine.apply(MANY)
+    assert not engine.verify()
+    assert saved(namespace, Variant.LEGACY) == before
+
+
+def test_the_lock_is_waited_for(target: Target, namespace: str) -> None:
+    holder = subprocess.Popen(["flock", str(LOCK), "sleep", "0.8"])
+    time.sleep(0.2)
+    try:
+        with pytest.raises(KernelRefusedError, match="--wait"):
+            engine_with(Tools(netns=namespace, wait=0), target).apply(SMALL)
+        start = time.monotonic()
+        engine_with(Tools(netns=namespace, wait=20), target).apply(SMALL)
+        assert time.monotonic() - start > 0.3
+    finally:
+        holder.wait()
+
+
+def test_others_are_kept_out_between_listing_and_commit(target: Target, namespace: str) -> None:
+    """A program that takes the lock meanwhile has to wait until we are done."""
+    order: list[str] = []
+    waiting: list[subprocess.Popen[bytes]] = []
+
+    def intrude() -> None:
+        if not waiting:
+            rule = ["iptables-legacy", "-w", "-I", "FORWARD", "-i", "wg0", "-j", "DROP"]
+            waiting.append(subprocess.Popen(["ip", "netns", "exec", namespace, *rule]))
+            time.sleep(0.3)
+        order.append("blocked" if waiting[0].poll() is None else "through")
+
+    engine_with(Watched(netns=namespace, after=intrude), target).apply(MANY)
+    assert waiting[0].wait() == 0
+    assert set(order) == {"blocked"}
+
+
+@dataclass(frozen=True)
+class Watched(Tools):
+    """Tools that call `after` when a script is committed, and refuse the one numbered `fail`."""
+
+    after: Callable[[], None] = lambda: None
+    fail: int = -1
+    done: list[str] = field(default_factory=list[str])
+
+    def commit(self, family: Family, script: str) -> None:
+        if len(self.done) == self.fail:
+            raise KernelRefusedError("planted")
+        super().commit(family, script)
+        self.done.append(script)
+        self.after()
+
+
+def test_a_refused_first_table_changes_nothing(target: Target, namespace: str) -> None:
+    before = saved(namespace, Variant.LEGACY)
+    with pytest.raises(KernelRefusedError, match="planted"):
+        engine_with(Watched(netns=namespace, fail=0), target).apply(MANY)
+    assert saved(namespace, Variant.LEGACY) == before
+
+
+def test_a_refused_later_table_is_accounted_for(target: Target, namespace: str) -> None:
+    with pytest.raises(PartlyAppliedError) as error:
+        engine_with(Watched(netns=namespace, fail=3), target).apply(SMALL)
+    assert error.value.exit_status == 4
+    assert "done: IPv4 raw, IPv4 filter, IPv4 nat\n" in str(error.value)
+    assert "refused: IPv6 filter\n    not tried: IPv6 nat\n" in str(error.value)
+    engine = engine_with(Tools(netns=namespace), target)
+    engine.apply(MANY)
+    assert not engine.verify()
+
+
+def test_a_script_that_iptables_does_not_read_is_refused_before_any_commit(
+    target: Target, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(
+        family: Family, held: Mapping[str, TableState], wanted: Sequence[TableText]
+    ) -> list[Commit]:
+        steps = commits(family, held, wanted)
+        return [replace(step, script=step.script.replace("-j DNAT", "-j DNOT")) for step in steps]
+
+    before = saved(namespace, Variant.LEGACY)
+    monkeypatch.setattr("nftbridge.compat.backend.commits", broken)
+    with pytest.raises(KernelRefusedError, match="DNOT"):
+        engine_with(Tools(netns=namespace), target).apply(MANY)
+    assert saved(namespace, Variant.LEGACY) == before
+
+
+@dataclass(frozen=True)
+class Lacking(Tools):
+    """Tools of a kernel without some tables."""
+
+    without: tuple[tuple[Family, str], ...] = ()
+
+    def offers(self, family: Family, table: str) -> bool:
+        return (family, table) not in self.without and super().offers(family, table)
+
+
+def test_without_raw_the_drops_are_in_mangle(target: Target, namespace: str) -> None:
+    no_raw = tuple((family, "raw") for family in Family)
+    engine = engine_with(Lacking(netns=namespace, without=no_raw), target)
+    engine.apply(SMALL)
+    mangle = run(namespace, "iptables-legacy-save", "-t", "mangle")
+    assert "-A PREROUTING -d 172.20.0.2/32 ! -i br-front -j DROP" in mangle
+    assert not engine.verify()
+    # with another kernel they move to raw, and nothing is left behind
+    engine_with(Tools(netns=namespace), target).apply(SMALL)
+    engine.remove(everything=True)
+    assert "-A" not in saved(namespace, Variant.LEGACY)
+
+
+def test_without_raw_and_mangle_nothing_is_applied(target: Target, namespace: str) -> None:
+    neither = tuple((Family.IPV4, table) for table in ("raw", "mangle"))
+    engine = engine_with(Lacking(netns=namespace, without=neither), target)
+    with pytest.raises(UnavailableError, match="CONFIG_IP_NF_RAW"):
+        engine.apply(SMALL)
+
+
+def test_without_ipv6_nat_the_rest_works_and_what_is_off_is_said(
+    target: Target, namespace: str
+) -> None:
+    host = scenario("11-dual-stack")
+    lacking = Lacking(netns=namespace, without=((Family.IPV6, "nat"),))
+    engine = engine_with(lacking, target)
+    engine.apply(host)
+    assert "-A DOCKER " in run(namespace, "ip6tables-legacy-save", "-t", "filter")
+    (shortcoming,) = engine.shortcomings(host)
+    assert "[::1]:8087:80/tcp of both" in shortcoming.message
+    assert "six" not in shortcoming.message  # routed in IPv6: nothing of it needs nat
+
+
+def test_switching_the_backend_takes_the_other_ones_rules_out(
+    target: Target, namespace: str
+) -> None:
+    nothing = saved(namespace, Variant.LEGACY)
+    for name in ("iptables", "nftables", "iptables", "nftables"):
+        engine = Engine(target, choose(name, target).backend)
+        assert engine.plan(MANY)
+        engine.apply(MANY)
+        assert not engine.verify()
+        tables = run(namespace, "nft", "list", "tables")
+        assert ("inet nftbridge" in tables) == (name == "nftables")
+        assert (saved(namespace, Variant.LEGACY) == nothing) == (name == "nftables")
+    found, choice = Engine.of_last_apply(target, "auto")
+    assert choice.backend.name == "nftables"
+    assert found.remove(everything=False).present
+
+
+TRANSITIONS = [
+    ("02-published-port", None),
+    ("04-no-proxy", "02-published-port"),
+    ("09-nat-unprotected", "11-dual-stack"),
+    ("13-trusted-interface", "02-published-port"),
+    ("08-routed", "06-internal"),
+    ("14-direct-routing", "03-published-on-loopback"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), TRANSITIONS)
+def test_no_moment_is_more_open_than_both_ends(
+    one: str, other: str | None, target: Target, tmp_path: Path
+) -> None:
+    """After every single commit on the way there and back real packets are sent."""
+    hosts = (scenario(one), Host() if other is None else scenario(other))
+    merged = replace(hosts[0], networks=_both(hosts))
+    with Laboratory(merged, uplinks=("eth0", "eth1"), loopback_links=("loopback0",)) as lab:
+        place = replace(target, netns=lab.netns, state_directory=tmp_path)
+        plain = engine_with(Tools(netns=lab.netns), place)
+        probes = list(every_probe(Site(merged, lab, place, plain)))
+        ends: list[set[Probe]] = []
+        for host in hosts:
+            plain.apply(host)
+            ends.append(reached(lab, probes))
+        allowed = ends[0] | ends[1]
+        moments: list[set[Probe]] = []
+        watched = Watched(netns=lab.netns, after=lambda: moments.append(reached(lab, probes)))
+        for host in hosts:
+            engine_with(watched, place).apply(host)
+    assert len(moments) > 4
+    for script, moment in zip(watched.done, moments, strict=True):
+        extra = sorted(map(str, moment - allowed))
+        assert not extra, f"open after\n{script}\n{extra[:10]}"
+
+
+def _both(hosts: tuple[Host, Host]) -> tuple[Network, ...]:
+    """Networks of both hosts that can stand side by side in one laboratory."""
+    names = {network.bridge for network in hosts[0].networks}
+    subnets = {subnet for network in hosts[0].networks for subnet in network.subnets}
+    more = [n for n in hosts[1].networks if n.bridge not in names and not subnets & {*n.subnets}]
+    return (*hosts[0].networks, *more)
+
+
+def reached(lab: Laboratory, probes: list[Probe]) -> set[Probe]:
+    """The probes that were answered; connection tracking starts anew."""
+    flush = "ip netns exec {0} conntrack -F"
+    subprocess.run(["sh", "-c", flush.format(lab.netns)], check=False, capture_output=True)
+    return {outcome.probe for outcome in lab.probe_all(probes, timeout=0.4) if outcome.reached}
