@@ -81,6 +81,7 @@ def containers(host: Host) -> Iterator[Container]:
 
 
 def _addresses(place: Site) -> Iterator[Address]:
+    yield from (interface.ip for interface in place.lab.topology.host.addresses)
     for node in place.lab.topology.nodes:
         yield from (interface.ip for interface in node.addresses)
         if node.link:
