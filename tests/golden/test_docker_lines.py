@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 
 import pytest
 
 from nftbridge.compat import text
 from nftbridge.model import Family
 from tests.golden.docker import FOLDER, Golden, goldens, lines_by_chain
+from tests.kernel.docker_states import CAPTURE, captured
 
 GOLDENS = goldens()
 
@@ -67,3 +69,15 @@ def test_a_lost_line_is_noticed() -> None:
     found = ours(golden)
     found["raw", "PREROUTING"].pop()
     assert found != lines_by_chain(golden.text())
+
+
+@pytest.mark.skipif(not CAPTURE.exists(), reason="the capture is not beside the checkout")
+@pytest.mark.parametrize("family", list(Family), ids=lambda family: family.label)
+def test_a_real_host_has_the_same_lines_in_each_chain(family: Family) -> None:
+    """Eight networks: their order may differ where it cannot matter."""
+    state = captured()
+    theirs = lines_by_chain(state.rules[family])
+    mine = lines_by_chain(text.script(state.host, family))
+    assert {c: Counter(lines) for c, lines in mine.items()} == {
+        c: Counter(lines) for c, lines in theirs.items()
+    }

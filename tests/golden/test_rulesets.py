@@ -37,6 +37,16 @@ def test_the_real_nft_accepts_them(folder: Path, arguments: str) -> None:
 
 @needs_root
 @pytest.mark.kernel
+@pytest.mark.parametrize("program", ["iptables", "ip6tables"])
+@pytest.mark.parametrize("folder", SCENARIOS, ids=lambda path: path.name)
+def test_the_real_iptables_accepts_them(folder: Path, program: str) -> None:
+    command = ["unshare", "--net", f"{program}-legacy-restore", "--noflush", f"{program}.rules"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_root
+@pytest.mark.kernel
 def test_the_check_is_not_blind(tmp_path: Path) -> None:
     whole = (SCENARIOS[0] / "nftables.nft").read_text()
     (tmp_path / "broken.nft").write_text(whole.replace("jump DOCKER-CT", "jump DOCKER-XY"))
