@@ -21,8 +21,8 @@ from base64 import b32encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import TypeAlias, TypeVar
+from ipaddress import ip_network
+from typing import Literal, TypeAlias, TypeVar
 
 from nftbridge.compat.lower import TableChain
 from nftbridge.compat.syntax import Jump, Line, Match
@@ -40,11 +40,21 @@ STRIDE = 2
 Measured (tests/bench_iptables.py): 1, 2 and 4 cost much the same, 2 least."""
 
 _PORT_BITS = 16
-_NAME_LENGTH = 16  # letters of a digest: 80 bits; iptables allows 28 for the whole name
+_NAME_BYTES = 10  # become 16 letters: 25 with the prefix, iptables allows 28
 _ADDRESSES = (Field.SADDR, Field.DADDR)
-_INTERFACES = (Field.IIF, Field.OIF)
-_SPLITTING = (Field.DADDR, Field.PROTOCOL, Field.DPORT, Field.SADDR, *_INTERFACES)
+_INTERFACES = frozenset({Field.IIF, Field.OIF})
+_SPLITTING = (
+    Field.DADDR,
+    Field.PROTOCOL,
+    Field.DPORT,
+    Field.SADDR,
+    Field.IIF,
+    Field.OIF,
+)
 """The fields that a run can be split by, the preferred one first. A port has its protocol."""
+
+Layout: TypeAlias = Literal["docker", "tree"]
+"""The shape of the chains: Docker's long lists, or `arrange`'s trees of them."""
 
 _Digits: TypeAlias = tuple[int, ...]
 _ListedT = TypeVar("_ListedT")
@@ -102,42 +112,55 @@ def _expanded(
             yield from _expanded(listing[name], listing, above | {name})
 
 
-def _runs(lines: Sequence[Line]) -> Iterator[list[Line]]:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A line and, for each field that it may be split by, its value as digits."""
+
+    line: Line
+    digits: Mapping[Field, _Digits]
+
+    def value(self, wanted: Field) -> Value:
+        """What the line asks of a field."""
+        return next(m.values[0] for m in self.line.matches if m.field is wanted)
+
+
+def _runs(lines: Sequence[Line]) -> Iterator[list[_Entry]]:
     """Neighbouring lines that have a field to split by in common; others are runs of their own."""
-    run: list[Line] = []
+    run: list[_Entry] = []
     shared: frozenset[Field] = frozenset()
     for line in lines:
-        fields = _splittable(line)
-        if run and not shared & fields:
+        entry = _Entry(line, _splittable(line))
+        if run and shared.isdisjoint(entry.digits):
             yield run
             run = []
-        shared = shared & fields if run else fields
-        run.append(line)
+        shared = shared.intersection(entry.digits) if run else frozenset(entry.digits)
+        run.append(entry)
     if run:
         yield run
 
 
-def _splittable(line: Line) -> frozenset[Field]:
+def _splittable(line: Line) -> dict[Field, _Digits]:
     """The fields that the line may be split by; none, and it stays where it is.
 
-    Where there is a destination or a port the rest would tell little apart. An interface counts
-    only where no address is asked for, not even negated: internal networks' drops come before
-    others, and stay there.
+    A source or an interface counts only where there is no destination or port, and an interface
+    only where no address is asked for, not even negated: drops of internal networks, which look
+    like that, come before other lines and must be listed before them.
     """
     if line.jump.name == "RETURN":
-        return frozenset()
-    exact = {m.field for m in line.matches if not m.negated and _is_exact(m)}
-    found = exact & {Field.DADDR}
-    if {Field.PROTOCOL, Field.DPORT} <= exact:
+        return {}
+    exact = {m.field: m.values[0] for m in line.matches if not m.negated and _is_exact(m)}
+    found = exact.keys() & {Field.DADDR}
+    if {Field.PROTOCOL, Field.DPORT} <= exact.keys():
         found |= {Field.PROTOCOL, Field.DPORT}
-    if found or Field.SADDR in exact:
-        return frozenset(found or {Field.SADDR})
-    if any(match.field in _ADDRESSES for match in line.matches):
-        return frozenset()
-    return frozenset(exact.intersection(_INTERFACES))
+    if not found:
+        found = exact.keys() & {Field.SADDR}
+    if not any(match.field in _ADDRESSES for match in line.matches):
+        found = found or exact.keys() & _INTERFACES
+    return {which: _digits(exact[which], which) for which in found}
 
 
 def _is_exact(match: Match) -> bool:
+    """Whether it is one value; an interface that ends in + is many."""
     return len(match.values) == 1 and not str(match.values[0]).endswith("+")
 
 
@@ -149,64 +172,114 @@ class _Tree:
     run: int
     chains: list[TableChain] = field(default_factory=list[TableChain])
 
-    def root(self, lines: Sequence[Line]) -> Sequence[Line]:
-        """What stands in the chain itself instead of `lines`."""
-        if not self.chain.builtin:
-            return self._node(lines, ())
-        if len(lines) <= LEAF:
-            return lines
-        splitting = next((f for f in _SPLITTING if _branches(lines, f)), None)
-        return lines if splitting is None else [self._jump(lines, splitting, ())]
+    def root(self, run: Sequence[_Entry]) -> Iterator[Line]:
+        """What stands in the chain itself instead of the run."""
+        splitting = next((f for f in _SPLITTING if _branches(run, f)), None)
+        if self.chain.builtin and len(run) > LEAF and splitting is not None:
+            yield self._jump(run, splitting, ())
+        else:
+            yield from self._node(run, ())
 
-    def _node(self, lines: Sequence[Line], path: tuple[str, ...]) -> Sequence[Line]:
-        """`lines`, or if they are many and can be told apart, the jumps to their branches."""
-        if len(lines) <= LEAF:
-            return lines
-        for splitting in _SPLITTING:
-            branches = _branches(lines, splitting)
-            if branches:
-                # a chain for a single line would cost more than the line
-                return [b[0] if len(b) == 1 else self._jump(b, splitting, path) for b in branches]
-        return lines
+    def _node(self, entries: Sequence[_Entry], path: tuple[str, ...]) -> Iterator[Line]:
+        """The lines, or if they are many and can be told apart, the jumps to their branches."""
+        if len(entries) > LEAF:
+            for splitting in _SPLITTING:
+                if branches := _branches(entries, splitting):
+                    yield from (self._branch(branch, splitting, path) for branch in branches)
+                    return
+        yield from (entry.line for entry in entries)
 
-    def _jump(self, lines: Sequence[Line], splitting: Field, path: tuple[str, ...]) -> Line:
-        """The jump to a new sub-chain with `lines`, for as little as covers them all."""
-        cover = _cover(lines, splitting)
-        words = Line(cover, Jump("")).arguments()[:-2]
-        below = (*path, *words)
+    def _branch(self, entries: Sequence[_Entry], splitting: Field, path: tuple[str, ...]) -> Line:
+        """A jump to a sub-chain; a single line costs less than a jump to it."""
+        return entries[0].line if len(entries) == 1 else self._jump(entries, splitting, path)
+
+    def _jump(self, entries: Sequence[_Entry], splitting: Field, path: tuple[str, ...]) -> Line:
+        """The jump to a new sub-chain with these lines, for as little as covers them all."""
+        cover = _cover(entries, splitting)
+        below = (*path, " ".join(Line(cover, Jump("")).arguments()))
         name = self._name(below)
-        found = TableChain(self.chain.table, name, False, False, tuple(self._node(lines, below)))
-        self.chains.append(found)
+        # the chain above its own sub-chains, as a reader goes down the listing
+        place = len(self.chains)
+        lines = tuple(self._node(entries, below))
+        self.chains.insert(
+            place, TableChain(self.chain.table, name, builtin=False, users=False, lines=lines)
+        )
         return Line(cover, Jump(name))
 
     def _name(self, path: tuple[str, ...]) -> str:
         """The same for the same cover, whatever lines there are: a change rewrites few chains."""
-        whole = " ".join((self.chain.name, str(self.run), *path))
-        digest = blake2b(whole.encode(), digest_size=_NAME_LENGTH * 5 // 8).digest()
+        whole = "\n".join((self.chain.name, str(self.run), *path))
+        digest = blake2b(whole.encode(), digest_size=_NAME_BYTES).digest()
         return PREFIX + b32encode(digest).decode()
 
 
-def _branches(lines: Sequence[Line], splitting: Field) -> list[list[Line]]:
+def _branches(entries: Sequence[_Entry], splitting: Field) -> list[list[_Entry]]:
     """The lines by the first digit in which they differ; none if the field cannot split them."""
-    if not all(splitting in _splittable(line) for line in lines):
+    if not all(splitting in entry.digits for entry in entries):
         return []
-    digits = [_digits(_value(line, splitting)) for line in lines]
-    depth = _common(digits)
-    if any(len(some) == depth for some in digits):
-        return []
-    branches: dict[int, list[Line]] = {}
-    for line, some in zip(lines, digits, strict=True):
-        branches.setdefault(some[depth], []).append(line)
+    depth = _common(entries, splitting)
+    branches: dict[int, list[_Entry]] = {}
+    for entry in entries:
+        digits = entry.digits[splitting]
+        if len(digits) == depth:  # the same value everywhere, or a prefix of all others
+            return []
+        branches.setdefault(digits[depth], []).append(entry)
     return [branch for _, branch in sorted(branches.items())]
 
 
-def _cover(lines: Sequence[Line], splitting: Field) -> tuple[Match, ...]:
-    """Matches for every packet that `lines` could match; none if they have no digit in common."""
-    value = _value(lines[0], splitting)
-    depth = _common([_digits(_value(line, splitting)) for line in lines])
+def _cover(entries: Sequence[_Entry], splitting: Field) -> tuple[Match, ...]:
+    """Matches for every packet that the lines could match; none if they have no digit in common."""
+    depth = _common(entries, splitting)
     if depth == 0:
         return ()
-    match = Match(splitting, (_prefix(value, splitting, depth),))
+    first = entries[0]
+    if depth == len(first.digits[splitting]):
+        cover = first.value(splitting)
+    else:
+        cover = _covering(first.value(splitting), depth)
     if splitting is Field.DPORT:
-        return (Match(Field.PROTOCOL, (_value(lines[0], Field.PROTOCOL),)), match)
-    return (match,)
+        return (
+            Match(Field.PROTOCOL, (first.value(Field.PROTOCOL),)),
+            Match(Field.DPORT, (cover,)),
+        )
+    return (Match(splitting, (cover,)),)
+
+
+def _common(entries: Sequence[_Entry], splitting: Field) -> int:
+    """How many digits all have in common: as many as the smallest and the largest."""
+    digits = [entry.digits[splitting] for entry in entries]
+    low, high = min(digits), max(digits)
+    pairs = zip(low, high, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(low), len(high)))
+
+
+def _digits(value: Value, which: Field) -> _Digits:
+    """A value as digits, such that a match for the first few of them covers it.
+
+    An address of `STRIDE` bits each, a prefix of as many as are whole; an interface's name letter
+    by letter with an end; a protocol is told apart whole.
+    """
+    if isinstance(value, int):
+        return _cut(value, _PORT_BITS, _PORT_BITS)
+    if isinstance(value, str):
+        if which is Field.PROTOCOL:
+            return (int.from_bytes(value.encode()),)
+        return (*map(ord, value), 0)
+    network = ip_network(value)
+    return _cut(int(network.network_address), network.max_prefixlen, network.prefixlen)
+
+
+def _cut(number: int, width: int, length: int) -> _Digits:
+    ends = range(STRIDE, length + 1, STRIDE)
+    return tuple(number >> (width - end) & ((1 << STRIDE) - 1) for end in ends)
+
+
+def _covering(value: Value, depth: int) -> Value:
+    """What matches everything that has the first `depth` digits of the value, in iptables' words."""
+    if isinstance(value, int):
+        free = _PORT_BITS - depth * STRIDE
+        first = value >> free << free
+        return f"{first}:{first + (1 << free) - 1}"
+    if isinstance(value, str):
+        return f"{value[:depth]}+"
+    return ip_network(value).supernet(new_prefix=depth * STRIDE)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
+import io
 import json
 import os
 import re
@@ -13,9 +15,12 @@ from typing import NoReturn
 
 from nftbridge import __version__, defaults
 from nftbridge.errors import InputError, NftbridgeError, Problem
+from nftbridge.nft.words import RESERVED
 
 _TABLE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _LONG = 1e6
+_INTERRUPTED = 128 + 2  # as shells report death by SIGINT
+_BROKEN_PIPE = 128 + 13  # and by SIGPIPE
 _SOFTWARE_FAILURE = 70  # EX_SOFTWARE of sysexits.h
 
 _EXIT_STATUSES = """\
@@ -41,25 +46,39 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit status. All output is written here and in `commands`."""
     gc.disable()  # one command makes no cycles worth looking for, and may make a million tuples
+    _prepare_streams()
     as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser().parse_args(arguments)
-        status = _run(options)
+        status = _outcome(arguments, as_json=as_json)
         sys.stdout.flush()
+    except BrokenPipeError:
+        return _without_reader(_BROKEN_PIPE)
+    except OSError as error:
+        message = f"the result could not be written: {error.strerror}"
+        print(f"nftbridge: {message}; what was to be done is done", file=sys.stderr)
+        return _without_reader(_SOFTWARE_FAILURE)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return status
+
+
+def _outcome(arguments: list[str] | None, *, as_json: bool) -> int:
+    try:
+        return _run(_parser().parse_args(arguments))
     except NftbridgeError as error:
         return _report(error, as_json=as_json)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to flush into
-        return 0
-    except KeyboardInterrupt:
-        return 130
     except Exception as error:  # the user gets a sentence, not a traceback
-        if "NFTBRIDGE_DEBUG" in os.environ:
+        if _is_about_output(error) or "NFTBRIDGE_DEBUG" in os.environ:
             raise
         print(f"nftbridge: internal error: {error!r}", file=sys.stderr)
         print("    hint: please report it; NFTBRIDGE_DEBUG=1 shows where", file=sys.stderr)
         return _SOFTWARE_FAILURE
-    return status
+
+
+def _is_about_output(error: Exception) -> bool:
+    """Writing to an open stream fails without a file name."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EPIPE)
+    return isinstance(error, OSError) and error.errno in full and error.filename is None
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -70,11 +89,28 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _report(error: NftbridgeError, *, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps(error.details() | {"exit_status": error.exit_status}, indent=2))
     for line in str(error).splitlines():
         print(f"nftbridge: {line}" if not line.startswith(" ") else line, file=sys.stderr)
+    if as_json:
+        print(json.dumps(error.details() | {"exit_status": error.exit_status}, indent=2))
     return error.exit_status
+
+
+def _prepare_streams() -> None:
+    """A closed stream swallows what is written to it; one that lacks a character escapes it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # open until the process ends, like the stream that it stands for
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _without_reader(status: int) -> int:
+    """Let what is still to be written go nowhere, or the interpreter would complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def _parser() -> _Parser:
@@ -209,6 +245,8 @@ def _seconds(text: str) -> float:
 
 
 def _table_name(text: str) -> str:
+    if text in RESERVED:
+        raise argparse.ArgumentTypeError(f"'{text}' is a word of nft's language: choose another")
     if _TABLE_NAME.fullmatch(text) is None:
         raise argparse.ArgumentTypeError(
             f"'{text}' cannot be the name of a table: "

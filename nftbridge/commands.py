@@ -24,6 +24,10 @@ CHANGES = 2
 """Exit status of plan and verify when there is a difference."""
 
 
+DISAGREEMENT = 70
+"""Exit status of a demo in which a packet did not fare as the evaluator says (EX_SOFTWARE)."""
+
+
 def check(options: Namespace) -> int:
     """Validate a host file."""
     host = _load(options)
@@ -170,7 +174,7 @@ def demo(options: Namespace) -> int:
         _print_json(to_data(shown))
     else:
         _print_lines(lines(shown, _style()))
-    return 0 if shown.as_expected else 1
+    return 0 if shown.as_expected else DISAGREEMENT
 
 
 HANDLERS: dict[str, Callable[[Namespace], int]] = {

@@ -23,6 +23,11 @@ def bridges_filtered(netns: str | None = None) -> frozenset[Family]:
 
 def missing_effects(host: Host, netns: str | None = None) -> Iterator[Problem]:
     """What `host` asks for and this kernel will not do with the rules alone."""
+    yield from _unseparated(host, netns)
+    yield from _unroutable_loopback(host, netns)
+
+
+def _unseparated(host: Host, netns: str | None) -> Iterator[Problem]:
     separated = [network for network in host.networks if not network.icc]
     if not separated:
         return
@@ -36,6 +41,21 @@ def missing_effects(host: Host, netns: str | None = None) -> Iterator[Problem]:
                 f"icc = false has no effect on {family.label}: netfilter sees no bridged packets",
                 f"modprobe br_netfilter && sysctl -w net.bridge.{switch}=1",
             )
+
+
+def _unroutable_loopback(host: Host, netns: str | None) -> Iterator[Problem]:
+    """Without a proxy the kernel has to route what comes from 127.0.0.1 to a bridge."""
+    if host.userland_proxy or not host.ipv4:
+        return
+    with namespaces.inside(netns):
+        for network in host.networks:
+            switch = Path(f"/proc/sys/net/ipv4/conf/{network.bridge}/route_localnet")
+            if network.subnet(Family.IPV4) and switch.exists() and not _is_on(switch):
+                yield Problem(
+                    f"network {network.name}",
+                    "the host cannot reach its published ports by 127.0.0.1: there is no proxy",
+                    f"sysctl -w net.ipv4.conf.{network.bridge}.route_localnet=1",
+                )
 
 
 def _is_on(switch: Path) -> bool:

@@ -86,6 +86,8 @@ class Engine:
                     if before is not None:  # for a moment both decide, and the stricter one counts
                         kept = tuple(before.remove(self._known, everything=False))
                 self._state.settle()
+            else:
+                self._state.withdraw()  # what somebody announced and did not do
         return replace(plan, kept=kept)
 
     def shortcomings(self, host: Host) -> Iterator[Problem]:
@@ -95,19 +97,21 @@ class Engine:
 
     def verify(self) -> Plan:
         """What would bring the kernel back to what was last applied; empty if it is that."""
-        observed = self._observe()
-        plans = [self._way_to(host, observed) for host in self._known()]
-        if not plans:
-            reason = ("there are rules, but no apply is on record",) if observed.present else ()
-            return Plan(install=reason)
-        return min(plans, key=bool)
+        return self._drift(self._observe())
 
     def status(self) -> Status:
         """The kernel's side and the record's side, for people."""
         observed = self._observe()
-        applied = self._state.applied()
-        drift = Plan() if applied is None else self._way_to(applied, observed)
-        return Status(observed, applied, drift)
+        return Status(observed, self._state.applied(), self._drift(observed))
+
+    def _drift(self, observed: Observation) -> Plan:
+        plans = [replace(self._way_to(h, observed), held_host=h) for h in self._known()]
+        if plans:
+            return min(plans, key=bool)
+        if self._state.removed() and not observed.rules:
+            return Plan()
+        found = "there are rules, but" if observed.present else "nothing is here, and"
+        return Plan(install=(f"{found} no apply is on record",))
 
     def remove(self, *, everything: bool) -> Removal:
         """Take out all that is ours; rules in DOCKER-USER stay unless `everything`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 from collections.abc import Generator
@@ -84,8 +85,8 @@ def _enter(descriptor: int, name: str) -> None:
     if libc.setns(descriptor, _CLONE_NEWNET) == 0:
         return
     number = ctypes.get_errno()
-    if number == 22:  # EINVAL
-        problem = Problem("--netns", f"{name} is not a network namespace", "see `ip netns list`")
+    if number == errno.EINVAL:
+        problem = Problem("--netns", f"'{name}' is not a network namespace", "see `ip netns list`")
         raise InputError((problem,))
     hint = "run as root, or with CAP_SYS_ADMIN"
     raise UnavailableError(f"cannot enter {name}: {os.strerror(number)}", hint=hint)

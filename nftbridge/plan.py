@@ -11,6 +11,9 @@ from nftbridge.policy.derive import derive
 from nftbridge.policy.flat import FlatKey, FlatRows, flat_key
 from nftbridge.policy.program import Owner, Relation
 
+NOBODY = Owner("?")
+"""Owner of a row that no known host has: somebody else put it there."""
+
 
 class RowChange(NamedTuple):
     """One row that comes (`added`) or goes."""
@@ -85,7 +88,7 @@ def _attributed(rows: FlatRows, host: Host | None, *, added: bool) -> Iterator[R
     owners = _owners(rows, host) if rows and host is not None else {}
     for relation, found in rows.items():
         for key, value in found.items():
-            yield RowChange(added, relation, key, value, owners.get((relation, key), Owner()))
+            yield RowChange(added, relation, key, value, owners.get((relation, key), NOBODY))
 
 
 def _owners(rows: FlatRows, host: Host) -> dict[tuple[Relation, FlatKey], Owner]:

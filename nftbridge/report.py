@@ -10,7 +10,7 @@ from nftbridge.backend import RuleCounter
 from nftbridge.choice import Choice, Target
 from nftbridge.engine import Status
 from nftbridge.model import Family, Host, Network, counted
-from nftbridge.plan import Plan, RowChange
+from nftbridge.plan import NOBODY, Plan, RowChange
 from nftbridge.policy.program import Owner
 
 
@@ -49,7 +49,7 @@ def plan_text(plan: Plan, style: Style) -> Iterator[str]:
         yield style.title("chains and rules are put in anew")
         yield from (f"  because {reason}" for reason in plan.install)
     for network, rows in _by_network(plan):
-        yield style.title(f"network {network}" if network else "host")
+        yield style.title(_heading(network))
         for row in rows:
             line = f"{row.relation.name:<24} {_row_text(row)}"
             painted = style.added(f"  + {line}") if row.added else style.removed(f"  - {line}")
@@ -119,6 +119,12 @@ def _by_network(plan: Plan) -> Iterator[tuple[str, Iterator[RowChange]]]:
         yield network, rows
 
 
+def _heading(network: str) -> str:
+    if network == NOBODY.network:
+        return "rows that no host file known here declares"
+    return f"network {network}" if network else "host"
+
+
 def _row_text(row: RowChange) -> str:
     family, *key = row.key
     shown = " ".join(map(str, key))
@@ -128,7 +134,7 @@ def _row_text(row: RowChange) -> str:
 
 def _row_data(row: RowChange) -> dict[str, object]:
     family, *key = row.key
-    owner = {name: value for name, value in row.owner._asdict().items() if value}
+    owner = {n: v for n, v in row.owner._asdict().items() if v} if row.owner != NOBODY else {}
     data: dict[str, object] = {"relation": row.relation.name, "family": family, "key": key}
     return data | ({"value": list(row.value)} if row.value else {}) | owner
 
@@ -140,11 +146,7 @@ def _belongs(owner: Owner) -> str:
 
 def _condition(status: Status) -> str:
     if status.applied is None:
-        return (
-            "the table is there, but no apply is on record"
-            if status.observation.present
-            else "empty"
-        )
+        return ", ".join(status.drift.install) or "empty, as the last remove left it"
     if status.drift:
         return f"not as last applied: {summary(status.drift)} would mend it (nftbridge verify)"
     return f"as last applied: {status.applied.summary()}"

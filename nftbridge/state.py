@@ -7,6 +7,7 @@ Files are replaced whole, never written in place.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -62,7 +63,7 @@ class State:
 
     def announce(self, host: Host, backend: str) -> None:
         """Record that a transaction towards `host` is about to begin."""
-        self._write("pending.json", host, backend)
+        self._write("pending.json", {"backend": backend, "host": config.host_to_data(host)})
 
     def settle(self) -> None:
         """Record that the announced transaction has happened."""
@@ -75,10 +76,13 @@ class State:
             (self._folder / "pending.json").unlink(missing_ok=True)
 
     def forget(self) -> None:
-        """Record that nothing of ours is in the kernel any more."""
-        with self._reported():
-            for name in ("pending.json", "applied.json"):
-                (self._folder / name).unlink(missing_ok=True)
+        """Record that what was applied has been removed on purpose."""
+        self._write("applied.json", {"removed": True})
+        self.withdraw()
+
+    def removed(self) -> bool:
+        """Whether the last thing that was done is to remove everything."""
+        return self._body("applied.json").get("removed") is True
 
     def _read(self, name: str) -> Host | None:
         try:
@@ -92,34 +96,36 @@ class State:
 
     def _body(self, name: str) -> dict[str, Any]:
         try:
-            with self._reported():
+            with self._reported(missing=True):
                 body: Any = json.loads((self._folder / name).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
         return body if isinstance(body, dict) else {}
 
-    def _write(self, name: str, host: Host, backend: str) -> None:
-        body = {
-            "format": _FORMAT,
-            "nftbridge": __version__,
-            "backend": backend,
-            "host": config.host_to_data(host),
-        }
+    def _write(self, name: str, content: dict[str, object]) -> None:
+        body = {"format": _FORMAT, "nftbridge": __version__} | content
         temporary = self._folder / f"{name}.{os.getpid()}"
         with self._reported():
-            with temporary.open("w") as file:
-                file.write(json.dumps(body, separators=(",", ":")))  # dump() is ten times slower
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._folder / name)
+            try:
+                with temporary.open("w") as file:
+                    # dump() is ten times slower
+                    file.write(json.dumps(body, separators=(",", ":")))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, self._folder / name)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     @contextmanager
-    def _reported(self) -> Generator[None]:
+    def _reported(self, *, missing: bool = False) -> Generator[None]:
+        """Turn what the system says into ours; `missing` lets a missing file pass."""
         try:
             yield
-        except FileNotFoundError:
-            raise
         except OSError as error:
+            if missing and isinstance(error, FileNotFoundError):
+                raise
             message = f"the state directory {self._folder}: {error.strerror}"
-            hint = "run as root, or choose another one with --state-dir"
+            where = "choose another one with --state-dir"
+            denied = error.errno in (errno.EACCES, errno.EPERM)
+            hint = f"run as root, or {where}" if denied else f"make room or mend it, or {where}"
             raise UnavailableError(message, hint=hint) from error

@@ -26,7 +26,7 @@ NFTBRIDGE = [PYTHON, "-m", "nftbridge"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One whole command: seconds of wall time, peak resident memory in MiB."""
+    """One whole command: seconds of wall time, peak resident memory in MB."""
 
     seconds: float
     peak: float
@@ -84,7 +84,7 @@ def timed(command: list[str]) -> Run:
     seconds = time.perf_counter() - start
     if process.returncode != 0:
         raise SystemExit(f"failed with {process.returncode}: {' '.join(command)}")
-    return Run(seconds, usage.ru_maxrss / 1024)
+    return Run(seconds, usage.ru_maxrss * 1024 / 1e6)
 
 
 @contextmanager
@@ -134,7 +134,7 @@ def big_apply(folder: Path, repetitions: int, networks: int, ports: int) -> list
         ratio(f"apply of {size}, over nft -j -f of the document", ours, theirs, 2.5),
         _seconds(f"apply of {size}", ours),
         _seconds("nft -j -f of the document", theirs),
-        Figure(f"peak memory of that apply ({size})", max(peaks), "MiB", _spread(peaks), 250),
+        Figure(f"peak memory of that apply ({size})", max(peaks), "MB", _spread(peaks), 250),
     ]
 
 

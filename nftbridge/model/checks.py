@@ -101,6 +101,12 @@ def interface_name_problem(name: str) -> str | None:
         return f"{name!r} holds {wrong!r}, which no interface name may hold here"
     if name in _RESERVED_INTERFACES:
         return f"'{name}' cannot be named here"
+    return _misread(name)
+
+
+def _misread(name: str) -> str | None:
+    if name.startswith("@"):
+        return f"{name!r} begins with '@', which nft reads as the name of a set"
     if name.endswith("+"):
         return f"{name!r} ends in '+', which iptables reads as a wildcard"
     return None

@@ -38,8 +38,13 @@ def culprit(command: Command) -> str:
 def missing_option(command: Command, reason: str) -> str:
     """What to look for in the kernel's configuration or in DOCKER-USER; "" if nothing."""
     ((verb, body),) = command.items()
+    ((kind, target),) = body.items()
     if verb == "delete" and "busy" in reason:
         return "a rule of yours, perhaps in DOCKER-USER, refers to it: take that rule out first"
+    if kind == "rule" and target.get("comment") == "user" and "not supported" in reason:
+        return "DOCKER-USER is attached to a hook but must be a regular chain: delete it and apply"
+    if "Too many open files" in reason:
+        return "the set has a size and is full; delete the set, apply makes it anew"
     if any(absent in reason for absent in _ABSENT):
         wanted = [option for word, option in _OPTIONS.items() if word in set(_words(body))]
         if wanted:

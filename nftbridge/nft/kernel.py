@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from nftbridge import netns as namespaces
@@ -15,6 +16,7 @@ from nftbridge.nft.explain import culprit, missing_option
 from nftbridge.nft.syntax import Json
 
 _FD_SETSIZE = 1024
+_CAP_NET_ADMIN = 12  # include/uapi/linux/capability.h
 _PACKAGES = "install your distribution's python3-nftables, e.g. apt install python3-nftables"
 
 
@@ -46,7 +48,12 @@ class Kernel:
             if "No such file or directory" in errors:
                 return None
             raise _refused(errors, "listing", None)
-        return cast("list[Json]", json.loads(output)["nftables"]) if output else None
+        try:
+            return cast("list[Json]", json.loads(output)["nftables"]) if output else None
+        except ValueError as error:
+            message = "this nft cannot list the table: what it prints is no JSON"
+            hint = "another process may own the table (flag owner); see `nft list tables`"
+            raise KernelRefusedError(message, culprit=self.table, hint=hint) from error
 
     def commit(self, commands: list[Command]) -> None:
         """Run all commands as one transaction.
@@ -113,6 +120,8 @@ def check_binding() -> None:
 
 
 def _context() -> _Nftables:
+    if not _may_administer():  # or libnftables writes a line of its own to standard error
+        raise _not_permitted("using nf_tables")
     try:
         binding: Any = importlib.import_module("nftables")
         context = cast("_Nftables", binding.Nftables())
@@ -140,8 +149,7 @@ def _refused(
 ) -> KernelRefusedError | UnavailableError:
     reason = _reason(errors)
     if "Operation not permitted" in reason or "Permission denied" in reason:
-        hint = "run as root, or with CAP_NET_ADMIN in that network namespace"
-        return UnavailableError(f"{doing} the table is not permitted", hint=hint)
+        return _not_permitted(f"{doing} the table")
     if "Protocol not supported" in reason or "Address family not supported" in reason:
         hint = "a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET, or --backend iptables"
         return UnavailableError("this kernel has no nf_tables", hint=hint)
@@ -151,6 +159,21 @@ def _refused(
         culprit=named,
         hint="" if command is None else missing_option(command, reason),
     )
+
+
+def _not_permitted(what: str) -> UnavailableError:
+    hint = "run as root, or with CAP_NET_ADMIN in that network namespace"
+    return UnavailableError(f"{what} is not permitted", hint=hint)
+
+
+def _may_administer() -> bool:
+    """Whether this thread has CAP_NET_ADMIN in its user namespace; if in doubt, yes."""
+    try:
+        status = Path("/proc/thread-self/status").read_text()
+    except OSError:
+        return True
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return found is None or bool(int(found[1], 16) >> _CAP_NET_ADMIN & 1)
 
 
 def _reason(errors: str) -> str:

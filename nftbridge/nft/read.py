@@ -17,11 +17,16 @@ from nftbridge.model import counted
 from nftbridge.nft.document import Command
 from nftbridge.nft.lower import KernelSet, sets_of, skeleton
 from nftbridge.nft.syntax import Json, is_list, is_object
+from nftbridge.nft.validate import check_keys
 from nftbridge.policy.catalogue import RELATIONS
 from nftbridge.policy.flat import FlatKey, FlatRows, Scalar
 from nftbridge.policy.program import Relation
 
 _PROTOCOL_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
+_PAYLOADS = {"ipv4": "ip", "ipv6": "ip6"}
+_UNWANTED = ("size", "auto-merge", "timeout", "gc-interval", "policy", "stmt")
+"""What a set of ours never has: it would refuse, merge, drop or count elements."""
+
 _PROTOCOL_SYNONYMS = {"icmpv6": "ipv6-icmp"}
 
 
@@ -29,16 +34,18 @@ _PROTOCOL_SYNONYMS = {"icmpv6": "ipv6-icmp"}
 class Listing:
     """What the kernel holds in our table, sorted by kind. `foreign` are names that are not ours."""
 
+    table: Json = field(default_factory=dict[str, Any])
     chains: dict[str, Json] = field(default_factory=dict[str, Json])
     sets: dict[str, Json] = field(default_factory=dict[str, Json])
     rules: dict[str, list[Json]] = field(default_factory=dict[str, list[Json]])
     counters: list[RuleCounter] = field(default_factory=list[RuleCounter])
+    others: list[str] = field(default_factory=list[str])
 
     @property
     def foreign(self) -> tuple[str, ...]:
-        """Chains, sets and maps that somebody else put into the table."""
+        """Chains, sets, maps, counters, quotas and so on that somebody else put into the table."""
         ours = {chain.name for chain in skeleton().chains} | {s.name for s in skeleton().sets}
-        return tuple(name for name in (*self.chains, *self.sets) if name not in ours)
+        return tuple(n for n in (*self.chains, *self.sets, *self.others) if n not in ours)
 
     @property
     def user_rules(self) -> int:
@@ -68,28 +75,34 @@ def parse(objects: list[Json]) -> Listing:
     listing = Listing()
     for item in objects:
         for kind, body in item.items():
-            if kind == "chain":
+            if kind == "table":
+                listing.table = body
+            elif kind == "chain":
                 listing.chains[body["name"]] = body
             elif kind in ("set", "map"):
                 listing.sets[body["name"]] = body | {"noun": kind}
             elif kind == "rule":
                 listing.rules.setdefault(body["chain"], []).append(body)
                 listing.counters.extend(_counter(body))
+            elif "name" in body:
+                listing.others.append(body["name"])
     return listing
 
 
 def rows(listing: Listing) -> tuple[FlatRows, tuple[str, ...]]:
-    """Every row that the kernel holds, and the names of maps that do not agree with their twins."""
+    """Every row that the kernel holds, and a phrase for each set with elements that are no rows."""
     found: FlatRows = {}
-    torn: list[str] = []
+    strange: list[str] = []
     for relation in RELATIONS:
-        found[relation], disagreeing = _rows_of(relation, listing)
-        torn += disagreeing
-    return found, tuple(torn)
+        found[relation], phrases = _rows_of(relation, listing)
+        strange += phrases
+    return found, tuple(strange)
 
 
 def skeleton_differences(listing: Listing) -> Iterator[str]:
     """Each way in which chains, sets and rules are not what they ought to be, as a phrase."""
+    if listing.table.get("flags"):  # their names are not reliable: nft 1.0.6 prints rubbish
+        yield "the table has flags; if it is dormant, none of its chains is run"
     for chain in skeleton().chains:
         if chain.name not in listing.chains:
             yield f"chain {chain.name} is missing"
@@ -100,12 +113,22 @@ def skeleton_differences(listing: Listing) -> Iterator[str]:
             yield f"{kernel_set.declaration.noun} {kernel_set.name} is missing"
         elif not _same_declaration(kernel_set, listing.sets[kernel_set.name]):
             yield f"{kernel_set.declaration.noun} {kernel_set.name} is declared otherwise"
+    yield from _rule_differences(listing)
+
+
+def _rule_differences(listing: Listing) -> Iterator[str]:
     expected = _expected_rules()
     for chain in skeleton().chains:
-        if chain.name != skeleton().users_chain:
-            held = [_canonical_rule(r["expr"]) for r in listing.rules.get(chain.name, [])]
-            if held != expected.get(chain.name, []):
-                yield _rule_difference(chain.name, held, expected.get(chain.name, []))
+        if chain.name == skeleton().users_chain:
+            continue
+        held = [_canonical_rule(rule) for rule in listing.rules.get(chain.name, [])]
+        wanted = expected.get(chain.name, [])
+        if len(held) != len(wanted):
+            yield f"chain {chain.name} has {len(held)} rules instead of {len(wanted)}"
+        elif held != wanted:
+            pairs = zip(held, wanted, strict=True)
+            position = next(i for i, (here, ours) in enumerate(pairs, start=1) if here != ours)
+            yield f"rule {position} of chain {chain.name} is not ours"
 
 
 def outdated(table: str, listing: Listing) -> list[Command]:
@@ -126,48 +149,58 @@ def outdated(table: str, listing: Listing) -> list[Command]:
     return chains + sets
 
 
-def _rows_of(relation: Relation, listing: Listing) -> tuple[dict[FlatKey, FlatKey], Iterator[str]]:
-    """The rows of one relation, its value columns joined; a key that a twin map lacks is torn."""
+def _rows_of(relation: Relation, listing: Listing) -> tuple[dict[FlatKey, FlatKey], list[str]]:
+    """The rows of one relation, its value columns joined."""
     columns: dict[int | None, dict[FlatKey, Scalar]] = {}
+    strange: list[str] = []
     for kernel_set in sets_of(relation):
         held = columns.setdefault(kernel_set.column, {})
         body = listing.sets.get(kernel_set.name)
         if body is not None and _same_declaration(kernel_set, body):
-            held.update(_elements(kernel_set, body))
+            try:
+                held.update(_elements(kernel_set, body))
+            except (ValueError, TypeError, KeyError, IndexError):
+                noun = kernel_set.declaration.noun
+                strange.append(f"{noun} {kernel_set.name} holds an element that is not ours")
     first = next(iter(columns.values()))
-    torn = (
-        f"the maps of {relation.name} hold different keys"
-        for other in columns.values()
-        if other.keys() != first.keys()
-    )
+    if any(other.keys() != first.keys() for other in columns.values()):
+        strange.append(f"the maps of {relation.name} hold different keys")
     if None in columns:
-        return dict.fromkeys(first, ()), torn
+        return dict.fromkeys(first, ()), strange
     held_by_all = [k for k in first if all(k in column for column in columns.values())]
-    return {k: tuple(column[k] for column in columns.values()) for k in held_by_all}, torn
+    return {k: tuple(column[k] for column in columns.values()) for k in held_by_all}, strange
 
 
-def _elements(kernel_set: KernelSet, body: Json) -> Iterator[tuple[FlatKey, Scalar]]:
+def _elements(kernel_set: KernelSet, body: Json) -> dict[FlatKey, Scalar]:
+    """Key -> value of every element. Raises `ValueError` and the like for what we never put in."""
     family = () if kernel_set.family is None else (kernel_set.family.value,)
-    kinds = kernel_set.declaration.key
-    interval = kernel_set.declaration.interval
+    declaration = kernel_set.declaration
+    found: dict[FlatKey, Scalar] = {}
     for item in _listed(body.get("elem", []), of_pairs=kernel_set.column is not None):
         key, value = item if kernel_set.column is not None else (item, 0)
         parts = _unwrapped(key)
         parts = parts["concat"] if is_object(parts) and "concat" in parts else [parts]
-        columns = tuple(_scalar(p, k, interval=interval) for p, k in zip(parts, kinds, strict=True))
-        yield (*family, *columns), _scalar(value, kernel_set.declaration.value, interval=False)
+        pairs = zip(parts, declaration.key, strict=True)
+        columns = tuple(_scalar(p, kind, interval=declaration.interval) for p, kind in pairs)
+        found[*family, *columns] = _scalar(value, declaration.value, interval=False)
+    check_keys(kernel_set, found)
+    return found
 
 
 def _unwrapped(key: Any) -> Any:
-    """Elements with a comment or a counter are wrapped in ``elem``."""
-    return key["elem"]["val"] if is_object(key) and "elem" in key else key
+    """Elements with a comment are wrapped in ``elem``; those with a time-out are not ours."""
+    if is_object(key) and "elem" in key:
+        if not key["elem"].keys() <= {"val", "comment", "counter"}:
+            raise ValueError(f"{key} is no plain element")
+        return key["elem"]["val"]
+    return key
 
 
 def _scalar(value: Any, kind: str, *, interval: bool) -> Scalar:
     if is_object(value):
         if "prefix" in value:
             return f"{value['prefix']['addr']}/{value['prefix']['len']}"
-        return str(value)  # a range: nothing of ours, so it shows up as drift
+        raise ValueError(f"{value} is a range or something else that is not ours")
     if kind == "inet_proto":
         return str(_PROTOCOL_NAMES.get(value, _PROTOCOL_SYNONYMS.get(value, value)))
     if interval and kind.endswith("_addr"):
@@ -203,6 +236,8 @@ def _expected_chain(name: str) -> tuple[object, ...]:
 
 def _same_declaration(kernel_set: KernelSet, body: Json) -> bool:
     expected = kernel_set.declaration.json("")[kernel_set.declaration.noun]
+    if any(attribute in body for attribute in _UNWANTED):
+        return False
     return body["noun"] == kernel_set.declaration.noun and all(
         _listed(body.get(part, [])) == _listed(expected.get(part, []))
         for part in ("type", "map", "flags")
@@ -213,22 +248,39 @@ def _same_declaration(kernel_set: KernelSet, body: Json) -> bool:
 def _expected_rules() -> dict[str, list[object]]:
     expected: dict[str, list[object]] = {}
     for line in skeleton().rules:
-        expected.setdefault(line.chain, []).append(_canonical_rule(line.json("")["rule"]["expr"]))
+        expected.setdefault(line.chain, []).append(_canonical_rule(line.json("")["rule"]))
     return expected
 
 
-def _canonical_rule(expr: list[Json]) -> object:
-    statements = [_canonical(statement) for statement in expr]
-    if any("payload" in str(s) and "'ip" in str(s) for s in statements):
-        statements = [s for s in statements if not _matches_family(s)]
-    return statements
+def _canonical_rule(rule: Json) -> object:
+    """A rule as the family it is limited to, its other statements, and its comment.
+
+    nft leaves a match of the family out of a listing if a payload that follows implies it.
+    """
+    statements = [_canonical(statement) for statement in rule["expr"]]
+    family = _family_match(statements[0]) if statements else None
+    if family is not None:
+        del statements[0]
+    implied = {f for f, protocol in _PAYLOADS.items() if _has_payload(statements, protocol)}
+    if family is not None:
+        implied.add(family)
+    return sorted(implied), statements, rule.get("comment")
 
 
-def _matches_family(statement: Any) -> bool:
-    return bool(
-        is_object(statement)
-        and statement.get("match", {}).get("left") == {"meta": {"key": "nfproto"}}
-    )
+def _family_match(statement: Any) -> str | None:
+    """The family, if that is what a statement compares for equality."""
+    match = statement.get("match") if is_object(statement) else None
+    if is_object(match) and match["left"] == {"meta": {"key": "nfproto"}} and match["op"] == "==":
+        return str(match["right"])
+    return None
+
+
+def _has_payload(node: Any, protocol: str) -> bool:
+    if is_object(node):
+        payload = node.get("payload")
+        found = is_object(payload) and payload.get("protocol") == protocol
+        return found or any(_has_payload(child, protocol) for child in node.values())
+    return is_list(node) and any(_has_payload(child, protocol) for child in node)
 
 
 def _canonical(node: Any) -> Any:
@@ -244,12 +296,3 @@ def _canonical(node: Any) -> Any:
 
 def _members(value: Any) -> Any:
     return sorted(map(str, map(_canonical, _listed(value))))
-
-
-def _rule_difference(chain: str, held: list[object], expected: list[object]) -> str:
-    if len(held) != len(expected):
-        return f"chain {chain} has {len(held)} rules instead of {len(expected)}"
-    position = next(
-        i for i, pair in enumerate(zip(held, expected, strict=True)) if pair[0] != pair[1]
-    )
-    return f"rule {position + 1} of chain {chain} is not ours"

@@ -21,14 +21,21 @@ def check_rows(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> None:
 
     Values are looked at once each, however many rows they stand in.
     """
-    declaration = kernel_set.declaration
-    keys: Iterable[FlatKey] = rows if kernel_set.family is None else (key[1:] for key in rows)
-    for kind, column in zip(declaration.key, zip(*keys, strict=True), strict=True):
-        prefix = declaration.interval and kind.endswith("_addr")
-        _check(kernel_set.name, f"{kind} prefix" if prefix else kind, set(column))
+    check_keys(kernel_set, rows)
     if kernel_set.column is not None:
         values = {value[kernel_set.column] for value in rows.values()}
-        _check(kernel_set.name, declaration.value, values)
+        _check(kernel_set.name, kernel_set.declaration.value, values)
+
+
+def check_keys(kernel_set: KernelSet, keys: Iterable[FlatKey]) -> None:
+    """The same for the key columns alone."""
+    declaration = kernel_set.declaration
+    if kernel_set.family is not None:
+        keys = (key[1:] for key in keys)
+    columns = list(zip(*keys, strict=True))
+    for kind, column in zip(declaration.key, columns, strict=True) if columns else ():
+        prefix = declaration.interval and kind.endswith("_addr")
+        _check(kernel_set.name, f"{kind} prefix" if prefix else kind, set(column))
 
 
 def _check(name: str, kind: str, values: set[Scalar]) -> None:

@@ -56,7 +56,8 @@ def here(tmp_path: Path) -> Generator[Site]:
 
 
 def test_a_day_in_the_life(here: Site) -> None:
-    assert "empty" in here.run("status").stdout
+    assert "nothing is here, and no apply is on record" in here.run("status").stdout
+    assert here.run("verify").returncode == 2
     planned = here.run("plan", SMALL)
     assert planned.returncode == 2
     assert "because the table is missing" in planned.stdout
@@ -84,6 +85,8 @@ def test_a_day_in_the_life(here: Site) -> None:
         here.run("remove").stdout == "nothing to do: nothing of ours is in table inet nftbridge\n"
     )
     assert here.nft("list", "ruleset") == ""
+    assert here.run("verify").returncode == 0
+    assert "as the last remove left it" in here.run("status").stdout
 
 
 def test_a_plan_reads_like_a_diff_grouped_by_network(here: Site, tmp_path: Path) -> None:
