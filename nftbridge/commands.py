@@ -221,11 +221,9 @@ def _wanted(options: Namespace) -> str:
 
 
 def _engine(options: Namespace) -> Engine:
-    from nftbridge.choice import choose
     from nftbridge.engine import Engine
 
-    target = _target(options)
-    return Engine(target, choose(_wanted(options), target).backend)
+    return Engine.to_apply(_target(options), _wanted(options))
 
 
 def _engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:

@@ -54,6 +54,13 @@ class Engine:
         choice = choose(wanted, target, _state(target).backend())
         return cls(target, choice.backend), choice
 
+    @classmethod
+    def to_apply(cls, target: Target, wanted: str) -> Engine:
+        """An engine that brings the kernel to a host; nftables is not doubted where it did before."""
+        recorded = _state(target).backend()
+        trusted = recorded if recorded == "nftables" else None
+        return cls(target, choose(wanted, target, trusted).backend)
+
     @property
     def place(self) -> str:
         """What is programmed, for people."""

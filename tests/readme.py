@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from nftbridge import config
+from nftbridge.explain.question import Typed, read
+from nftbridge.explain.show import lines
+from nftbridge.explain.way import follow
 from nftbridge.model import Host
 from nftbridge.nft.lower import rows_in_kernel, skeleton
 from nftbridge.plan import compare
@@ -38,6 +42,7 @@ def generated(source: str) -> str:
     contents = {
         "rules": str(len(skeleton().rules)),
         "plan": "\n```\n" + "\n".join(plan_text(plan, Style())) + "\n```\n",
+        "explain": "\n```\n" + "\n".join(_explained(shown)) + "\n```\n",
     }
 
     def block(found: re.Match[str]) -> str:
@@ -45,6 +50,14 @@ def generated(source: str) -> str:
         return f"<!-- begin {name} -->{contents.get(name, old)}<!-- end -->"
 
     return _BLOCK.sub(block, source)
+
+
+def _explained(host: Host) -> Iterator[str]:
+    """The question that README asks, and its answer."""
+    typed = Typed("eth0", "198.51.100.9", "192.0.2.1", "tcp", "8080")
+    asked = f"--in {typed.iif} --src {typed.source} --dst {typed.destination}"
+    yield f"$ nftbridge explain host.toml {asked} --proto {typed.protocol} --dport {typed.port}"
+    yield from lines(follow(host, read(typed)), Style())
 
 
 def _blocks(source: str) -> dict[str, str]:

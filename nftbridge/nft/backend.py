@@ -19,6 +19,7 @@ class NftablesBackend:
     def __init__(self, table: str, netns: str | None = None) -> None:
         self._kernel = Kernel(table, netns)
         self._table = table
+        self._rows: tuple[Host, FlatRows] | None = None
 
     @property
     def place(self) -> str:
@@ -26,8 +27,10 @@ class NftablesBackend:
         return f"table inet {self._table}"
 
     def rows(self, host: Host) -> FlatRows:
-        """All rows but those that no packet gets to ask for."""
-        return lower.rows_in_kernel(derive(host))
+        """All rows but those that no packet gets to ask for; for the same host made only once."""
+        if self._rows is None or self._rows[0] is not host:
+            self._rows = host, lower.rows_in_kernel(derive(host))
+        return self._rows[1]
 
     def observe(self, known: KnownHosts) -> Observation:
         """List our table and nothing else; the whole table is ours, whatever is `known`."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
-from nftbridge.nft.lower import KernelSet, element, sets_of, skeleton
+from nftbridge.nft.lower import KernelSet, elements, sets_of, skeleton
 from nftbridge.nft.validate import check_rows
 from nftbridge.policy.flat import FlatKey, FlatRows
 from nftbridge.policy.program import Relation
@@ -106,9 +106,8 @@ def _elements(
     if mine:
         if verb == "add":
             check_rows(kernel_set, mine)
-        elements = [element(kernel_set, key, value) for key, value in mine.items()]
         spot = {"family": "inet", "table": table, "name": kernel_set.name}
-        yield {verb: {"element": spot | {"elem": elements}}}
+        yield {verb: {"element": spot | {"elem": elements(kernel_set, mine)}}}
 
 
 def _mine(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> dict[FlatKey, FlatKey]:

@@ -6,7 +6,7 @@ elements.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,7 +14,7 @@ from nftbridge.model import Family
 from nftbridge.nft import syntax
 from nftbridge.nft.syntax import Concatenation, Expression, Lookup, Match, Meta, Payload, Statement
 from nftbridge.policy.catalogue import RELATIONS
-from nftbridge.policy.flat import FlatKey, FlatRows, flatten
+from nftbridge.policy.flat import FlatKey, FlatRows, Scalar, flatten
 from nftbridge.policy.program import (
     Condition,
     Dnat,
@@ -106,14 +106,27 @@ def rows_in_kernel(facts: Facts) -> FlatRows:
     return flatten({**facts, **dict(_reached(facts))})
 
 
-def element(kernel_set: KernelSet, key: FlatKey, value: FlatKey) -> object:
-    """One element of `kernel_set` in JSON, from a flat row of its relation."""
-    scalars = key if kernel_set.family is None else key[1:]
-    columns: tuple[object, ...] = scalars
+def elements(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> list[object]:
+    """The elements of `kernel_set` in JSON, from flat rows of its relation and family."""
+    keys: Iterable[Sequence[Scalar]] = rows
+    if kernel_set.family is not None:
+        keys = (key[1:] for key in rows)
+    written: Iterable[object]
     if kernel_set.declaration.interval:
-        columns = tuple(syntax.prefix(str(c)) if "/" in str(c) else c for c in scalars)
-    written = columns[0] if len(columns) == 1 else {"concat": columns}
-    return written if kernel_set.column is None else [written, value[kernel_set.column]]
+        written = (_with_prefixes(key) for key in keys)
+    elif len(kernel_set.declaration.key) == 1:
+        written = (key[0] for key in keys)
+    else:
+        written = ({"concat": key} for key in keys)
+    column = kernel_set.column
+    if column is None:
+        return list(written)
+    return [[key, value[column]] for key, value in zip(written, rows.values(), strict=True)]
+
+
+def _with_prefixes(key: Sequence[Scalar]) -> object:
+    columns = [syntax.prefix(str(c)) if "/" in str(c) else c for c in key]
+    return columns[0] if len(columns) == 1 else {"concat": columns}
 
 
 def _base(hook: Hook) -> syntax.BaseHook:

@@ -7,6 +7,7 @@ than a set that silently lacks an element.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from nftbridge.model import Family, interface_name_problem
@@ -46,8 +47,12 @@ def _check(name: str, kind: str, values: set[Scalar]) -> None:
 
 
 def _parsed_by(parser: Callable[[str], object]) -> Callable[[Scalar], bool]:
-    """Whether a value is text in the canonical form of what `parser` makes of it."""
+    """Whether a value is text in the canonical form of what `parser` makes of it.
 
+    One address stands in many sets, and is parsed once.
+    """
+
+    @cache
     def fits(value: Scalar) -> bool:
         try:
             return isinstance(value, str) and str(parser(value)) == value

@@ -168,7 +168,8 @@ def test_the_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["check", "render", "plan", "apply", "verify", "status", "remove", "probe", "demo"]
+    "command",
+    ["check", "render", "plan", "apply", "verify", "status", "explain", "remove", "probe", "demo"],
 )
 def test_every_command_has_help(command: str) -> None:
     done = run(command, "--help")

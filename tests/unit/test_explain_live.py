@@ -1,0 +1,28 @@
+"""Rows read back from a kernel become facts for the evaluator again."""
+
+from __future__ import annotations
+
+from nftbridge import config
+from nftbridge.explain.live import facts_of
+from nftbridge.policy.catalogue import GUARDED, MASQUERADED_SUBNETS, PUBLISHED_ANYWHERE
+from nftbridge.policy.derive import derive
+from nftbridge.policy.flat import FlatRows, flatten
+
+
+def test_rows_become_facts_again() -> None:
+    facts = derive(config.load("rulesets/17-many-networks/host.toml").host)
+    found, odd = facts_of(flatten(facts))
+    assert odd == ()
+    for relation, rows in facts.items():
+        assert {r[:3] for r in rows} == {r[:3] for r in found[relation]}
+
+
+def test_a_row_that_cannot_be_is_said() -> None:
+    rows: FlatRows = {
+        GUARDED: {("ipv4", "{'range': []}"): (), ("ipv4", "10.0.0.1"): ()},
+        MASQUERADED_SUBNETS: {("ipv4", "10.0.0.0/8"): ()},
+        PUBLISHED_ANYWHERE: {("ipv4", "tcp", 80): ("10.0.0.1", 80)},
+    }
+    facts, odd = facts_of(rows)
+    assert len(facts[GUARDED]) == 1
+    assert odd == ("row ipv4 {'range': []} of guarded cannot be understood",)
