@@ -11,8 +11,7 @@ from nftbridge.compat.restore import ChainText, Commit, TableText, commits
 from nftbridge.compat.tools import Tools, Variant
 from nftbridge.errors import KernelRefusedError, PartlyAppliedError, Problem, UnavailableError
 from nftbridge.model import Family, Host, counted
-from nftbridge.policy.derive import derive
-from nftbridge.policy.flat import FlatRows, flatten
+from nftbridge.policy.flat import FlatRows, flat_rows
 from nftbridge.policy.rules import CHAINS, DOCKER_USER
 
 _LATER = ("filter", "nat")
@@ -32,7 +31,7 @@ class IptablesBackend:
 
     def rows(self, host: Host) -> FlatRows:
         """All rows."""
-        return flatten(derive(host))
+        return flat_rows(host)
 
     def observe(self, known: KnownHosts) -> Observation:
         """List the tables that exist; in built-in chains only lines of `known` hosts are ours."""

@@ -201,9 +201,8 @@ def _rendered(host: Host, options: Namespace) -> str:
 
         return script(host, Family.IPV4 if options.format == "restore" else Family.IPV6)
     from nftbridge.nft import document, lower, text
-    from nftbridge.policy.derive import derive
 
-    rows = lower.rows_in_kernel(derive(host))
+    rows = lower.rows_in_kernel(host)
     if options.format == "nft":
         return text.script(options.table, rows)
     return document.pretty(document.install(options.table, rows)) + "\n"

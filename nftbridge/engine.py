@@ -56,7 +56,7 @@ class Engine:
 
     @classmethod
     def to_apply(cls, target: Target, wanted: str) -> Engine:
-        """An engine that brings the kernel to a host; nftables is not doubted where it did before."""
+        """An engine to bring the kernel to a host; nftables is not doubted where it did before."""
         recorded = _state(target).backend()
         trusted = recorded if recorded == "nftables" else None
         return cls(target, choose(wanted, target, trusted).backend)

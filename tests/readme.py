@@ -14,7 +14,6 @@ from nftbridge.explain.way import follow
 from nftbridge.model import Host
 from nftbridge.nft.lower import rows_in_kernel, skeleton
 from nftbridge.plan import compare
-from nftbridge.policy.derive import derive
 from nftbridge.report import Style, plan_text
 
 README = Path(__file__).parents[1] / "README.md"
@@ -35,7 +34,7 @@ def generated(source: str) -> str:
     shown = host(source)
     plan = compare(
         {},
-        rows_in_kernel(derive(shown)),
+        rows_in_kernel(shown),
         install=("the table is missing",),
         wanted_host=shown,
     )

@@ -16,7 +16,6 @@ from nftbridge.model import Family, Host
 from nftbridge.nft import document, lower, text
 from nftbridge.nft.syntax import RuleLine
 from nftbridge.policy.catalogue import RELATIONS
-from nftbridge.policy.derive import derive
 from nftbridge.policy.flat import FlatKey, FlatRows
 from nftbridge.policy.program import Chain, Dnat, In, Rule, Snat
 from nftbridge.policy.rules import CHAINS
@@ -57,7 +56,7 @@ def generated(folder: Path) -> dict[str, str]:
     """File name -> content for one scenario."""
     source = (folder / "host.toml").read_text()
     host = settled(config.load(str(folder / "host.toml")).host)
-    rows = lower.rows_in_kernel(derive(host))
+    rows = lower.rows_in_kernel(host)
     return {
         "nftables.json": document.pretty(document.install(TABLE, rows)) + "\n",
         "nftables.nft": text.script(TABLE, rows),
@@ -100,8 +99,8 @@ def _readme(source: str, host: Host, rows: FlatRows) -> Iterator[str]:
     yield "## The chains"
     yield ""
     yield "In the order in which a packet meets them. Rules that no row of this host brings to life"
-    yield "are left out; the whole table is in [nftables.nft](nftables.nft). As iptables lines the same"
-    yield "is in [iptables.rules](iptables.rules) and [ip6tables.rules](ip6tables.rules)."
+    yield "are left out; the whole table is in [nftables.nft](nftables.nft). As iptables lines the"
+    yield "same is in [iptables.rules](iptables.rules) and [ip6tables.rules](ip6tables.rules)."
     for chain in CHAINS:
         yield from _chain(chain, host, rows)
 

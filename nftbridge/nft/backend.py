@@ -7,7 +7,6 @@ from nftbridge.errors import Problem
 from nftbridge.model import Host
 from nftbridge.nft import document, lower, read
 from nftbridge.nft.kernel import Kernel
-from nftbridge.policy.derive import derive
 from nftbridge.policy.flat import FlatRows
 
 
@@ -29,7 +28,7 @@ class NftablesBackend:
     def rows(self, host: Host) -> FlatRows:
         """All rows but those that no packet gets to ask for; for the same host made only once."""
         if self._rows is None or self._rows[0] is not host:
-            self._rows = host, lower.rows_in_kernel(derive(host))
+            self._rows = host, lower.rows_in_kernel(host)
         return self._rows[1]
 
     def observe(self, known: KnownHosts) -> Observation:

@@ -10,15 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from nftbridge.model import Family
+from nftbridge.model import Family, Host
 from nftbridge.nft import syntax
 from nftbridge.nft.syntax import Concatenation, Expression, Lookup, Match, Meta, Payload, Statement
 from nftbridge.policy.catalogue import RELATIONS
-from nftbridge.policy.flat import FlatKey, FlatRows, Scalar, flatten
+from nftbridge.policy.flat import FlatKey, FlatRows, Scalar, flat_rows
 from nftbridge.policy.program import (
     Condition,
     Dnat,
-    Facts,
     Field,
     Final,
     Hook,
@@ -30,7 +29,6 @@ from nftbridge.policy.program import (
     Leave,
     NotIn,
     Relation,
-    Row,
     Rule,
     Snat,
     admits,
@@ -101,9 +99,21 @@ def sets_of(relation: Relation) -> tuple[KernelSet, ...]:
     return tuple(_declare(relation, f, column) for f in families for column in columns)
 
 
-def rows_in_kernel(facts: Facts) -> FlatRows:
-    """The rows that nftables needs: all but those which no packet gets to ask for."""
-    return flatten({**facts, **dict(_reached(facts))})
+def rows_in_kernel(host: Host) -> FlatRows:
+    """The rows that nftables needs: all but those which no packet gets to ask for.
+
+    Of each `Leave` that is those whose interface an earlier rule has returned for.
+    """
+    rows = flat_rows(host)
+    for leave in _leaves():
+        iif = 1 + leave.fields.index(Field.IIF)
+        returned = rows[leave.reached_unless]
+        rows[leave.relation] = {
+            key: value
+            for key, value in rows[leave.relation].items()
+            if (key[0], key[iif]) not in returned
+        }
+    return rows
 
 
 def elements(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> list[object]:
@@ -150,16 +160,10 @@ def _type(kind: Kind, family: Family | None) -> str:
     return _TYPES[kind] if family is None or kind in _TYPES else _ADDRESS_TYPES[family]
 
 
-def _reached(facts: Facts) -> Iterator[tuple[Relation, tuple[Row, ...]]]:
-    """The rows of each `Leave` without those whose interface an earlier rule has returned for."""
+def _leaves() -> Iterator[Leave]:
     for chain in CHAINS:
         for rule in chain.rules():
-            for leave in (c for c in rule.conditions if isinstance(c, Leave)):
-                returned = {(row.family, row.key) for row in facts[leave.reached_unless]}
-                iif = leave.fields.index(Field.IIF)
-                rows = facts[leave.relation]
-                kept = (r for r in rows if (r.family, r.key[iif : iif + 1]) not in returned)
-                yield leave.relation, tuple(kept)
+            yield from (c for c in rule.conditions if isinstance(c, Leave))
 
 
 def lines(chain: str, rule: Rule) -> Iterator[syntax.RuleLine]:

@@ -31,7 +31,8 @@ _LOOPBACK: dict[Family, Prefix] = {
 }
 _ICMP = {Family.IPV4: "icmp", Family.IPV6: "ipv6-icmp"}
 
-_Fact: TypeAlias = tuple[Relation, Key, Key]
+Fact: TypeAlias = tuple[Relation, Key, Key]
+"""A row without its family and owner: relation, key, value."""
 
 
 class _Bridge(NamedTuple):
@@ -61,54 +62,64 @@ def derive(host: Host) -> Facts:
 
     `host.wsl2_mirrored` must be settled; None counts as False.
     """
-    facts: dict[Relation, list[Row]] = {relation: [] for relation in known.RELATIONS}
+    found: dict[Relation, list[Row]] = {relation: [] for relation in known.RELATIONS}
+    for family, source, facts in walk(host):
+        owner = source.owner()
+        for relation, key, value in facts:
+            found[relation].append(Row(family, key, value, owner))
+    return {relation: tuple(rows) for relation, rows in found.items()}
+
+
+class Source(NamedTuple):
+    """Where facts come from: the host, a network, a container or a publication."""
+
+    network: Network | None = None
+    container: Container | None = None
+    publication: Publication | None = None
+
+    def owner(self) -> Owner:
+        """The owner of the rows that these facts become."""
+        network = "" if self.network is None else self.network.name
+        container = "" if self.container is None else self.container.name
+        return Owner(network, container, "" if self.publication is None else str(self.publication))
+
+
+def walk(host: Host) -> Iterator[tuple[Family, Source, Iterator[Fact]]]:
+    """The facts of a host (relation, key, value), source by source in the order of creation."""
     for family in host.families():
-        for relation, key, value in _host_facts(host, family):
-            facts[relation].append(Row(family, key, value, Owner()))
+        yield family, Source(), _host_facts(host, family)
     for network in host.networks:
         for family in host.families():
             subnet = network.subnet(family)
             if subnet is not None:
-                _add_network(facts, _Bridge(host, network, family, subnet))
-    return {relation: tuple(rows) for relation, rows in facts.items()}
+                yield from _walk_network(_Bridge(host, network, family, subnet))
 
 
-def _add_network(facts: dict[Relation, list[Row]], bridge: _Bridge) -> None:
+def _walk_network(bridge: _Bridge) -> Iterator[tuple[Family, Source, Iterator[Fact]]]:
     family, network = bridge.family, bridge.network
-    owner = Owner(network.name)
-    for relation, key, value in _network_facts(bridge):
-        facts[relation].append(Row(family, key, value, owner))
+    yield family, Source(network), _network_facts(bridge)
     if network.internal:
         return
     for container in network.containers:
         address = container.address(family)
-        if address is not None:
-            owner = Owner(network.name, container.name)
-            for relation, key, value in _endpoint_facts(bridge, address):
-                facts[relation].append(Row(family, key, value, owner))
-            _add_publications(facts, bridge, container, address)
+        if address is None:
+            continue
+        yield family, Source(network, container), _endpoint_facts(bridge, address)
+        opened: set[tuple[str, int]] = set()  # a container port published twice is opened once
+        for publication in container.publish:
+            if publication.covers(family):
+                facts = _publication_facts(bridge, address, publication, opened)
+                yield family, Source(network, container, publication), facts
 
 
-def _add_publications(
-    facts: dict[Relation, list[Row]], bridge: _Bridge, container: Container, address: Address
-) -> None:
-    family = bridge.family
-    opened: set[tuple[str, int]] = set()  # a container port published twice is opened once
-    for publication in container.publish:
-        if publication.covers(family):
-            owner = Owner(bridge.network.name, container.name, str(publication))
-            for relation, key, value in _publication_facts(bridge, address, publication, opened):
-                facts[relation].append(Row(family, key, value, owner))
-
-
-def _host_facts(host: Host, family: Family) -> Iterator[_Fact]:
+def _host_facts(host: Host, family: Family) -> Iterator[Fact]:
     if host.userland_proxy:
         yield known.PROXIED_LOOPBACK, (_LOOPBACK[family],), ()
     if host.userland_proxy and host.wsl2_mirrored and family is Family.IPV4:
         yield known.MIRRORED_INTERFACES, (MIRRORED_INTERFACE,), ()
 
 
-def _network_facts(bridge: _Bridge) -> Iterator[_Fact]:
+def _network_facts(bridge: _Bridge) -> Iterator[Fact]:
     if bridge.network.internal:
         yield from _internal_facts(bridge)
         return
@@ -129,7 +140,7 @@ def _network_facts(bridge: _Bridge) -> Iterator[_Fact]:
     yield from _source_facts(bridge)
 
 
-def _internal_facts(bridge: _Bridge) -> Iterator[_Fact]:
+def _internal_facts(bridge: _Bridge) -> Iterator[Fact]:
     name = bridge.name
     yield known.INTERNAL_BRIDGES, (name,), ()
     yield known.INTERNAL_SUBNETS, (name, bridge.subnet), ()
@@ -139,7 +150,7 @@ def _internal_facts(bridge: _Bridge) -> Iterator[_Fact]:
     yield within, (name, name), ()
 
 
-def _source_facts(bridge: _Bridge) -> Iterator[_Fact]:
+def _source_facts(bridge: _Bridge) -> Iterator[Fact]:
     fixed = bridge.network.snat_address(bridge.family)
     if not bridge.host.userland_proxy:  # Docker: whatever the mode and masquerading
         if fixed is None:
@@ -154,7 +165,7 @@ def _source_facts(bridge: _Bridge) -> Iterator[_Fact]:
             yield known.SNAT_SUBNETS, (bridge.subnet,), (fixed,)
 
 
-def _endpoint_facts(bridge: _Bridge, address: Address) -> Iterator[_Fact]:
+def _endpoint_facts(bridge: _Bridge, address: Address) -> Iterator[Fact]:
     if bridge.host.allow_direct_routing or bridge.mode is not GatewayMode.NAT:
         return
     for interface in dict.fromkeys(bridge.network.trusted_host_interfaces):
@@ -165,7 +176,7 @@ def _endpoint_facts(bridge: _Bridge, address: Address) -> Iterator[_Fact]:
 
 def _publication_facts(
     bridge: _Bridge, address: Address, publication: Publication, opened: set[tuple[str, int]]
-) -> Iterator[_Fact]:
+) -> Iterator[Fact]:
     protocol = publication.protocol.value
     for offset in range(publication.count):
         port = publication.container_port + offset
@@ -179,7 +190,7 @@ def _publication_facts(
         yield from _translation_facts(bridge, bound, outside, (address, port))
 
 
-def _opening_facts(bridge: _Bridge, address: Address, protocol: str, port: int) -> Iterator[_Fact]:
+def _opening_facts(bridge: _Bridge, address: Address, protocol: str, port: int) -> Iterator[Fact]:
     if bridge.mode is not GatewayMode.NAT_UNPROTECTED:
         yield known.OPEN_PORTS, (bridge.name, address, protocol, port), ()
     if bridge.mode is not GatewayMode.ROUTED and not bridge.host.userland_proxy:
@@ -188,7 +199,7 @@ def _opening_facts(bridge: _Bridge, address: Address, protocol: str, port: int) 
 
 def _translation_facts(
     bridge: _Bridge, bound: Address | None, outside: tuple[str, int], inside: tuple[Address, int]
-) -> Iterator[_Fact]:
+) -> Iterator[Fact]:
     proxy = bridge.host.userland_proxy
     if bound is None:
         yield known.PUBLISHED_ANYWHERE, outside, inside

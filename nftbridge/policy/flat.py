@@ -6,10 +6,12 @@ kernel does not know them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeAlias
 
-from nftbridge.policy.program import Facts, Key, Relation, Row
+from nftbridge.model import Host
+from nftbridge.policy.catalogue import RELATIONS
+from nftbridge.policy.derive import walk
+from nftbridge.policy.program import Key, Relation, Row
 
 Scalar: TypeAlias = str | int
 FlatKey: TypeAlias = tuple[Scalar, ...]
@@ -17,10 +19,14 @@ FlatRows: TypeAlias = dict[Relation, dict[FlatKey, FlatKey]]
 """By relation: family and key columns -> value columns (empty for a plain set)."""
 
 
-def flatten(facts: Facts) -> FlatRows:
-    """Every row of `facts` in flat form; relations without rows are there, empty."""
+def flat_rows(host: Host) -> FlatRows:
+    """Every row of `host` in flat form; relations without rows are there, empty."""
+    rows: FlatRows = {relation: {} for relation in RELATIONS}
     texts: dict[int, str] = {}
-    return {relation: _flat_rows(rows, texts) for relation, rows in facts.items()}
+    for family, _, facts in walk(host):
+        for relation, key, value in facts:
+            rows[relation][family, *_flat(key, texts)] = _flat(value, texts)
+    return rows
 
 
 def flat_key(row: Row) -> FlatKey:
@@ -28,14 +34,10 @@ def flat_key(row: Row) -> FlatKey:
     return (row.family, *(c if isinstance(c, str | int) else str(c) for c in row.key))
 
 
-def _flat_rows(rows: Sequence[Row], texts: dict[int, str]) -> dict[FlatKey, FlatKey]:
-    return {(row.family, *_flat(row.key, texts)): _flat(row.value, texts) for row in rows}
-
-
 def _flat(columns: Key, texts: dict[int, str]) -> FlatKey:
     """The columns as text and numbers. An address stands in many rows and is printed once.
 
-    `texts` goes by identity, since to hash an address costs as much as to print it; the rows keep
+    `texts` goes by identity, since to hash an address costs as much as to print it; the host keeps
     the addresses alive meanwhile.
     """
     flat: list[Scalar] = []

@@ -17,7 +17,6 @@ from nftbridge.model import Host, Network
 from nftbridge.nft import document, lower, read, text
 from nftbridge.nft.document import Command
 from nftbridge.nft.syntax import Json
-from nftbridge.policy.derive import derive
 from nftbridge.policy.flat import FlatRows
 from tests.kernel.nft_versions import SUITES, NotAvailable, nft_command, nft_version
 
@@ -42,7 +41,7 @@ def suite(request: pytest.FixtureRequest) -> str:
 
 
 def rows_of(host: Host) -> FlatRows:
-    return lower.rows_in_kernel(derive(host))
+    return lower.rows_in_kernel(host)
 
 
 def loaded(suite: str, *inputs: str) -> list[Json]:
