@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from string import ascii_lowercase
 
 from nftbridge.demo.stage import QUESTIONS, Cell, Demonstration
+from nftbridge.explain.sentences import socket_text
+from nftbridge.explain.show import chain_picture, verdict
 from nftbridge.model import Family
-from nftbridge.policy.evaluate import Packet, Result, Step
+from nftbridge.policy.evaluate import Step
 from nftbridge.policy.path import Journey
-from nftbridge.policy.program import Dnat, Final, Jump
+from nftbridge.policy.program import Jump
 from nftbridge.report import Style
 
 _WIDTH = 8
@@ -61,9 +63,12 @@ class _Letters:
     def legend(self, style: Style) -> Iterator[str]:
         yield style.title("Which rule decided")
         for letter, step in self._letters.values():
-            yield f"  {letter}  {step.chain}, {step.rule.name}: {_verdict(step)}"
+            yield f"  {letter}  {step.chain}, {step.rule.name}: {verdict(step)}"
             yield style.aside(f"     {step.rule.reason}")
         yield "  -  no rule: the host itself was asked, or the packet met no rule of ours"
+        yield style.aside(
+            "     (containers get to published ports by the userland proxy; none runs here)"
+        )
         yield ""
 
 
@@ -115,47 +120,15 @@ def _ways(shown: Demonstration, style: Style) -> Iterator[str]:
 
 def _way(way: Journey, style: Style) -> Iterator[str]:
     for result in way.results:
-        yield f"  {result.hook:<18}{_chain_picture(result)}"
+        yield f"  {result.hook:<18}{chain_picture(result)}"
         for step in result.steps:
             if not isinstance(step.rule.verdict, Jump):
                 yield style.aside(f"  {'':<18}{step.rule.reason}")
     if way.end is None:
         yield style.removed(f"  {'dropped':<18}")
     else:
-        yield style.added(
-            f"  {'leaves':<18}by {way.end.oif or 'the host itself'}, to {_to(way.end)}"
-        )
-
-
-def _chain_picture(result: Result) -> str:
-    """``DOCKER-FORWARD -> DOCKER-BRIDGE -> DOCKER: open-port, accept``."""
-    if not result.steps:
-        return "no rule matches"
-    visited = list(dict.fromkeys(step.chain for step in result.steps if step.chain != result.hook))
-    last = result.steps[-1]
-    if isinstance(last.rule.verdict, Jump):
-        return " -> ".join([*visited, last.rule.verdict.chain]) + ": no rule matches"
-    decided = f"{last.rule.name}, {_verdict(last)}"
-    if isinstance(last.rule.verdict, Dnat) and result.packet is not None:
-        decided += f" {_to(result.packet)}"
-    return f"{' -> '.join(visited)}: {decided}" if visited else decided
-
-
-def _verdict(step: Step) -> str:
-    match step.rule.verdict:
-        case Final() as final:
-            return final.value
-        case Jump(chain):
-            return f"jump {chain}"
-        case Dnat():
-            return "dnat to"
-        case _:
-            return "snat"
-
-
-def _to(packet: Packet) -> str:
-    host = f"[{packet.daddr}]" if packet.daddr.version == 6 else str(packet.daddr)
-    return f"{host}:{packet.dport}"
+        goal = socket_text(way.end.daddr, way.end.dport)
+        yield style.added(f"  {'leaves':<18}by {way.end.oif or 'the host itself'}, to {goal}")
 
 
 def _cell_data(cell: Cell) -> dict[str, object]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from nftbridge.effects import bridges_filtered
 from nftbridge.choice import Target, choose
+from nftbridge.effects import bridges_filtered
 from nftbridge.engine import Engine
 from nftbridge.lab import HOST, Laboratory, Probe, ProbeProtocol
 from nftbridge.lab.forecast import Forecaster
