@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.engine import Engine
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
-    from nftbridge.report import Style
+    from nftbridge.style import Style
 
 CHANGES = 2
 """Exit status of plan and verify when there is a difference."""
@@ -149,8 +149,8 @@ def remove(options: Namespace) -> int:
 
 def probe(options: Namespace) -> int:
     """Try what this kernel and its programs offer."""
-    from nftbridge.findings import lines, to_data
     from nftbridge.probe.run import probe as try_everything
+    from nftbridge.probe.show import lines, to_data
 
     found = try_everything()
     if options.json:
@@ -247,7 +247,7 @@ def _way(options: Namespace, question: Question, host: Host | None) -> Way:
 
 
 def _style() -> Style:
-    from nftbridge.report import Style
+    from nftbridge.style import Style
 
     return Style(sys.stdout.isatty() and "NO_COLOR" not in os.environ)
 

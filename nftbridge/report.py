@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import groupby
 
 from nftbridge.backend import RuleCounter
@@ -12,32 +11,7 @@ from nftbridge.engine import Status
 from nftbridge.model import Family, Host, Network, counted
 from nftbridge.plan import NOBODY, Plan, RowChange
 from nftbridge.policy.program import Owner
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """Terminal colours (ECMA-48), or none of them."""
-
-    coloured: bool = False
-
-    def added(self, text: str) -> str:
-        """Green."""
-        return self._painted("32", text)
-
-    def removed(self, text: str) -> str:
-        """Red."""
-        return self._painted("31", text)
-
-    def title(self, text: str) -> str:
-        """Bold."""
-        return self._painted("1", text)
-
-    def aside(self, text: str) -> str:
-        """Dim."""
-        return self._painted("2", text)
-
-    def _painted(self, code: str, text: str) -> str:
-        return f"\033[{code}m{text}\033[0m" if self.coloured else text
+from nftbridge.style import Style
 
 
 def plan_text(plan: Plan, style: Style) -> Iterator[str]:

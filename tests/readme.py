@@ -14,7 +14,8 @@ from nftbridge.explain.way import follow
 from nftbridge.model import Host
 from nftbridge.nft.lower import rows_in_kernel, skeleton
 from nftbridge.plan import compare
-from nftbridge.report import Style, plan_text
+from nftbridge.report import plan_text
+from nftbridge.style import Style
 
 README = Path(__file__).parents[1] / "README.md"
 _BLOCK = re.compile(r"<!-- begin (\w+) -->(.*?)<!-- end -->", re.DOTALL)

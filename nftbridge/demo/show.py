@@ -12,7 +12,7 @@ from nftbridge.model import Family
 from nftbridge.policy.evaluate import Step
 from nftbridge.policy.path import Journey
 from nftbridge.policy.program import Jump
-from nftbridge.report import Style
+from nftbridge.style import Style
 
 _WIDTH = 8
 

@@ -11,7 +11,7 @@ from nftbridge.policy.evaluate import Packet, Result, Step
 from nftbridge.policy.path import Journey
 from nftbridge.policy.program import Dnat, Final, Jump, Snat
 from nftbridge.policy.rules import NAT_OUTPUT, NAT_PREROUTING
-from nftbridge.report import Style
+from nftbridge.style import Style
 
 _COLUMN = 18
 _ROUTED_AFTER = (NAT_PREROUTING.name, NAT_OUTPUT.name)

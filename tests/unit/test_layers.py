@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # Lowest first. A module sees its own part and all lower lines, never another part of its own line:
 # that is what keeps the two backends apart.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("", "errors", "defaults"),  # "" is nftbridge/__init__.py
+    ("", "errors", "defaults", "style"),  # "" is nftbridge/__init__.py
     ("netns", "model"),
     ("notation", "effects"),
     ("schema",),
@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("report", "lab"),
     ("explain",),
-    ("demo", "findings"),
+    ("demo",),
     ("commands",),
     ("cli",),
     ("__main__",),

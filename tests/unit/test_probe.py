@@ -30,7 +30,7 @@ from nftbridge.probe.found import (
     Presence,
     decide,
 )
-from nftbridge.report import Style
+from nftbridge.style import Style
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from nftbridge.errors import UnavailableError
 from nftbridge.probe.found import Decision, Finding, Found, Presence, decide
-from nftbridge.report import Style
+from nftbridge.style import Style
 
 _HEADINGS = ("feature", "here", "comes with", "lost without it", "used instead")
 
