@@ -19,7 +19,7 @@ from nftbridge.explain.way import Fate, Way, follow
 from nftbridge.model import Address, Family, Host
 from nftbridge.policy.program import Dnat, Final, Rule, Snat
 from nftbridge.policy.rules import CHAINS
-from nftbridge.report import Style
+from nftbridge.style import Style
 
 OUTSIDE = "198.51.100.9"
 OUTSIDE_6 = "2001:db8:100::9"

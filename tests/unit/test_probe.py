@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from nftbridge import config, findings
+from nftbridge import config
 from nftbridge.compat.lower import chains
 from nftbridge.errors import KernelRefusedError, UnavailableError
 from nftbridge.model import Family
 from nftbridge.nft.kernel import Kernel
 from nftbridge.nft.lower import skeleton
 from nftbridge.nft.syntax import is_list, is_object
-from nftbridge.probe import run
+from nftbridge.probe import run, show
 from nftbridge.probe.catalogue import BY_NAME, FEATURES
 from nftbridge.probe.feature import Feature, Group, NftObject, NftTrial, ProgramsTrial, RestoreTrial
 from nftbridge.probe.found import (
@@ -241,7 +241,7 @@ def test_auto_probes_only_if_the_ruleset_is_refused(
 
 
 def test_the_table_has_a_row_per_feature_and_the_decision() -> None:
-    shown = list(findings.lines(found(), Style()))
+    shown = list(show.lines(found(), Style()))
     assert [line.split()[0] for line in shown if "  present  " in line] == list(BY_NAME)
     assert shown[0].split("  ")[0] == "feature"
     assert "iptables-legacy, IPv6" in shown
@@ -249,7 +249,7 @@ def test_the_table_has_a_row_per_feature_and_the_decision() -> None:
 
 
 def test_a_row_says_option_loss_and_substitute_in_columns() -> None:
-    head, *rows = findings.lines(found(), Style())
+    head, *rows = show.lines(found(), Style())
     (row,) = (row for row in rows if row.startswith("iptables-raw "))
     for heading, cell in (
         ("here", "present"),
@@ -269,24 +269,24 @@ def test_what_is_missing_is_red_with_its_reason_below() -> None:
             for f in found().findings
         )
     )
-    shown = list(findings.lines(what, Style(coloured=True)))
+    shown = list(show.lines(what, Style(coloured=True)))
     (place,) = (i for i, line in enumerate(shown) if "ip6tables-nat" in line)
     assert shown[place].startswith("\033[31mip6tables-nat  ")
     assert "Table does not exist" in shown[place + 1]
 
 
 def test_where_nothing_can_work_the_table_says_what_is_missing() -> None:
-    *_, last = findings.lines(found("nft-binding", "iptables-legacy"), Style())
+    *_, last = show.lines(found("nft-binding", "iptables-legacy"), Style())
     assert last.startswith("--backend auto takes nothing: no backend can work here")
     assert "package python3-nftables" in last
 
 
 def test_the_findings_as_data() -> None:
-    data = json.loads(json.dumps(findings.to_data(found("nft-fib"))))
+    data = json.loads(json.dumps(show.to_data(found("nft-fib"))))
     assert [feature["feature"] for feature in data["features"]] == list(BY_NAME)
     assert data["auto"] == "iptables"
     assert data["auto_reason"].startswith("nftables lacks nft-fib")
     by_name = {feature["feature"]: feature for feature in data["features"]}
     assert by_name["nft-fib"]["presence"] == "missing"
     assert by_name["nft-fib"]["options"] == ["CONFIG_NFT_FIB_INET"]
-    assert findings.to_data(found(obstacle=NOBODY))["auto"] is None
+    assert show.to_data(found(obstacle=NOBODY))["auto"] is None
