@@ -100,6 +100,8 @@ class Kernel:
 
     def _run(self, commands: list[Command], *, dry: bool = False) -> tuple[int, str, str]:
         _check_descriptors()
+        if not _may_administer():  # or libnftables writes a line of its own to standard error
+            raise _not_permitted("using nf_tables")
         document = json.dumps(wrap(commands), separators=(",", ":"))
         with namespaces.inside(self._netns):
             context = _context()
@@ -120,8 +122,6 @@ def check_binding() -> None:
 
 
 def _context() -> _Nftables:
-    if not _may_administer():  # or libnftables writes a line of its own to standard error
-        raise _not_permitted("using nf_tables")
     try:
         binding: Any = importlib.import_module("nftables")
         context = cast("_Nftables", binding.Nftables())
