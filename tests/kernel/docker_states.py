@@ -172,7 +172,7 @@ def _alone(place: Site) -> Generator[None]:
 
 
 def _run(place: Site, *command: str, given: str = "") -> str:
-    words = ["ip", "netns", "exec", place.lab.netns, *command]
+    words = ["nsenter", f"--net=/run/netns/{place.lab.netns}", *command]
     done = subprocess.run(words, input=given, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr}")

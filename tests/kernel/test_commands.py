@@ -43,7 +43,7 @@ class Site:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def nft(self, *words: str) -> str:
-        command = ["ip", "netns", "exec", self.namespace, "nft", *words]
+        command = ["nsenter", f"--net=/run/netns/{self.namespace}", "nft", *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -211,7 +211,7 @@ def test_without_privilege_the_fix_is_named(here: Site, public_copy: Path) -> No
 
 def test_icc_without_bridge_filtering_is_said_aloud(here: Site) -> None:
     off = "echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables"
-    subprocess.run(["ip", "netns", "exec", here.namespace, "sh", "-c", off], check=True)
+    subprocess.run(["nsenter", f"--net=/run/netns/{here.namespace}", "sh", "-c", off], check=True)
     warned = here.run("apply", "rulesets/05-icc-off/host.toml")
     assert warned.returncode == 0
     assert "icc = false has no effect on IPv4" in warned.stderr

@@ -32,7 +32,7 @@ NUMBERS = count()
 
 
 def nft(namespace: str, *words: str) -> str:
-    command = ["ip", "netns", "exec", namespace, "nft", *words]
+    command = ["nsenter", f"--net=/run/netns/{namespace}", "nft", *words]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

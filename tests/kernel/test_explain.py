@@ -143,7 +143,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
 
 def nft(place: Site, *commands: str) -> None:
     for command in ("flush chain inet nftbridge DOCKER-USER", *commands):
-        words = ["ip", "netns", "exec", place.lab.netns, "nft", command]
+        words = ["nsenter", f"--net=/run/netns/{place.lab.netns}", "nft", command]
         subprocess.run(words, check=True, capture_output=True, text=True)
 
 

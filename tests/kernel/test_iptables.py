@@ -61,7 +61,7 @@ def engine_with(tools: Tools, target: Target) -> Engine:
 
 
 def run(namespace: str, *command: str, script: str | None = None) -> str:
-    prefix = ["ip", "netns", "exec", namespace]
+    prefix = ["nsenter", f"--net=/run/netns/{namespace}"]
     done = subprocess.run(
         [*prefix, *command], input=script, capture_output=True, text=True, check=True
     )
@@ -201,7 +201,7 @@ def test_others_are_kept_out_between_listing_and_commit(target: Target, namespac
     def intrude() -> None:
         if not waiting:
             rule = ["iptables-legacy", "-w", "-I", "FORWARD", "-i", "wg0", "-j", "DROP"]
-            waiting.append(subprocess.Popen(["ip", "netns", "exec", namespace, *rule]))
+            waiting.append(subprocess.Popen(["nsenter", f"--net=/run/netns/{namespace}", *rule]))
             time.sleep(0.3)
         order.append("blocked" if waiting[0].poll() is None else "through")
 
@@ -366,6 +366,6 @@ def _both(hosts: tuple[Host, Host]) -> tuple[Network, ...]:
 
 def reached(lab: Laboratory, probes: list[Probe]) -> set[Probe]:
     """The probes that were answered; connection tracking starts anew."""
-    flush = "ip netns exec {0} conntrack -F"
+    flush = "nsenter --net=/run/netns/{0} conntrack -F"
     subprocess.run(["sh", "-c", flush.format(lab.netns)], check=False, capture_output=True)
     return {outcome.probe for outcome in lab.probe_all(probes, timeout=0.4) if outcome.reached}

@@ -56,7 +56,7 @@ def lab() -> Generator[Laboratory, None, None]:
 @contextmanager
 def ruleset(lab: Laboratory, chains: str) -> Generator[None, None, None]:
     """`chains` in a table of the laboratory's host, for a while."""
-    nft = ["ip", "netns", "exec", lab.netns, "nft"]
+    nft = ["nsenter", f"--net=/run/netns/{lab.netns}", "nft"]
     table = f"table inet obstacle {{\n{chains}\n}}\n"
     subprocess.run([*nft, "-f", "-"], input=table, text=True, check=True)
     try:
