@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 
 from nftbridge.lab.probe import Probe
 from nftbridge.lab.topology import HOST, InterfaceAddress, Node, Topology
-from nftbridge.model import Address, Family, Host
+from nftbridge.model import Address, Family, Host, Prefix
 from nftbridge.policy.derive import derive
 from nftbridge.policy.evaluate import Evaluator, Packet, Step
 from nftbridge.policy.path import Journey, Surroundings, answer, journey
@@ -44,7 +44,7 @@ class Forecaster:
         self._evaluator = Evaluator(derive(host))
         self._topology = topology
         self._bridges_filtered = bridges_filtered
-        self._around = surroundings(host, topology)
+        self._around = surroundings(topology)
         self._nodes = {node.name: node for node in topology.all_nodes}
 
     def expect(self, probe: Probe) -> Forecast:
@@ -55,21 +55,26 @@ class Forecaster:
         packet = self._packet(source, probe)
         if packet is None:
             return Forecast(reached=False)
-        if not self._bridges_filtered and self._on_one_bridge(source, destination):
+        on_link = _on_link(source, destination)
+        if on_link is None:
+            return self._routed(probe, packet, self._around)
+        if not self._bridges_filtered:
             return Forecast(self._answers(destination, probe.protocol, probe.port))
-        return self._routed(probe, packet)
+        prefixes = (*self._around.prefixes, on_link)  # even if the bridge itself has no address
+        return self._routed(probe, packet, replace(self._around, prefixes=prefixes))
 
-    def _routed(self, probe: Probe, packet: Packet) -> Forecast:
+    def _routed(self, probe: Probe, packet: Packet, around: Surroundings) -> Forecast:
         """The outcome of a packet that meets the host's rules."""
-        there = journey(self._evaluator, packet, self._around)
+        there = journey(self._evaluator, packet, around)
         if there.end is None:
             return Forecast(reached=False, there=there)
         end = there.end
         # the kernel lets nothing from ::1 leave by another interface, whatever rules translated it
         stuck = packet.saddr == _LOOPBACK_IPV6 and end.oif
-        if stuck or not self._answers(end.daddr, probe.protocol, end.dport):
+        lost = stuck or not self._leads_to(end.oif, end.daddr)
+        if lost or not self._answers(end.daddr, probe.protocol, end.dport):
             return Forecast(reached=False, there=there)
-        back = answer(self._evaluator, packet, end, self._around)
+        back = answer(self._evaluator, packet, end, around)
         return Forecast(back.end is not None, there, back)
 
     def _packet(self, source: Node, probe: Probe) -> Packet | None:
@@ -102,9 +107,11 @@ class Forecaster:
                 return next(found, destination)
         return destination
 
-    def _on_one_bridge(self, source: Node, destination: Address) -> bool:
-        link = source.link
-        return bool(link and link.bridge and link.bridge == self._around.interface_to(destination))
+    def _leads_to(self, interface: str, address: Address) -> bool:
+        """Whether the owner of an address is behind that interface of the host ("": the host)."""
+        node = self._owner(address)
+        link = node.link if node is not None else None
+        return interface == ((link.bridge or link.name) if link is not None else "")
 
     def _answers(self, address: Address, protocol: str, port: int) -> bool:
         node = self._owner(address)
@@ -117,11 +124,18 @@ class Forecaster:
         return next(owners, None)
 
 
-def surroundings(host: Host, topology: Topology) -> Surroundings:
+def _on_link(source: Node, destination: Address) -> tuple[Prefix, str] | None:
+    """The prefix and the bridge by which a container reaches a neighbour without being routed."""
+    if source.link is None or source.link.bridge is None:
+        return None
+    own = (a.network for a in source.addresses if a.version == destination.version)
+    return next(((prefix, source.link.bridge) for prefix in own if destination in prefix), None)
+
+
+def surroundings(topology: Topology) -> Surroundings:
     """The host's addresses and routes in that laboratory."""
     named = [(name, a) for name, found in _interfaces(topology) for a in found]
-    prefixes = [(subnet, n.bridge) for n in host.networks for subnet in n.subnets]
-    prefixes += [(a.network, name) for name, a in named]
+    prefixes = [(a.network, name) for name, a in named]  # without an address there is no route
     own = {a.ip for _, a in named} | {a.ip for a in topology.host.addresses}
     outside = next((n.link.name for n in topology.nodes if n.link and not n.link.bridge), "")
     return Surroundings(frozenset(own), tuple(prefixes), outside)

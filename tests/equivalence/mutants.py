@@ -1,0 +1,150 @@
+"""Planted faults: what a backend would say if a rule of the program were lost, moved or weakened.
+
+The evaluator keeps the program as it is; only the lowering sees the mutated one. A fault in the
+program itself would be in all three alike: that is what the goldens and test_modes are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from nftbridge.compat import lower as iptables_lower
+from nftbridge.model import Family, Host
+from nftbridge.nft import lower as nft_lower
+from nftbridge.policy.program import (
+    Block,
+    Chain,
+    Condition,
+    Final,
+    In,
+    Is,
+    IsNot,
+    Leave,
+    NotIn,
+    Order,
+    Rule,
+)
+from nftbridge.policy.rules import CHAINS
+from tests.equivalence.compare import READINGS
+from tests.equivalence.meaning import Hook, Reading
+
+_HOOKS: dict[str, tuple[Hook, ...]] = {
+    **{hook.value: (hook,) for hook in Hook},
+    "DOCKER-NAT": (Hook.INBOUND, Hook.OUTPUT),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A fault by name: `read` gives the faulty reading, None where a host shows nothing of it.
+
+    `hooks` are those that the fault can change; the others are as they were.
+    """
+
+    name: str
+    hooks: tuple[Hook, ...]
+    read: Callable[[Host, Family], Reading | None]
+
+
+def hooks_of(chain: str) -> tuple[Hook, ...]:
+    """The hooks whose packets can come through a chain of the program."""
+    return _HOOKS.get(chain, (Hook.FORWARD,))
+
+
+def program_mutants() -> Iterator[Mutant]:
+    """Every fault of the program, in each backend's lowering."""
+    for name, position, mutated in _mutated_chains():
+        chains = (*CHAINS[:position], mutated, *CHAINS[position + 1 :])
+        for backend in READINGS:
+            if (backend, name.split(":")[0]) != ("nftables", "order"):
+                hooks = hooks_of(mutated.name)
+                yield Mutant(f"{backend}, {name}", hooks, _lowered(backend, chains))
+
+
+def _lowered(backend: str, chains: tuple[Chain, ...]) -> Callable[[Host, Family], Reading]:
+    def read(host: Host, family: Family) -> Reading:
+        with _program(chains):
+            return READINGS[backend](host, family)
+
+    return read
+
+
+@contextmanager
+def _program(chains: tuple[Chain, ...]) -> Generator[None]:
+    """Have both lowerings see these chains."""
+    modules = (nft_lower, iptables_lower)
+    for module in modules:
+        setattr(module, "CHAINS", chains)  # noqa: B010  a constant, as far as mypy knows
+    nft_lower.skeleton.cache_clear()
+    try:
+        yield
+    finally:
+        for module in modules:
+            setattr(module, "CHAINS", CHAINS)  # noqa: B010
+        nft_lower.skeleton.cache_clear()
+
+
+def _mutated_chains() -> Iterator[tuple[str, int, Chain]]:
+    for position, chain in enumerate(CHAINS):
+        for name, blocks in _mutated_blocks(chain):
+            yield name, position, replace(chain, blocks=tuple(blocks))
+
+
+def _mutated_blocks(chain: Chain) -> Iterator[tuple[str, list[Block]]]:
+    blocks = list(chain.blocks)
+    for i, (one, two) in enumerate(pairwise(blocks)):
+        names = f"{one.rules[-1].name} | {two.rules[0].name}"
+        yield f"swapped blocks: {chain.name}, {names}", [*blocks[:i], two, one, *blocks[i + 2 :]]
+    for i, block in enumerate(blocks):
+        for name, changed in _mutated_block(block):
+            yield (
+                f"{name.replace(':', f': {chain.name},')}",
+                [*blocks[:i], changed, *blocks[i + 1 :]],
+            )
+
+
+def _mutated_block(block: Block) -> Iterator[tuple[str, Block]]:
+    rules = block.rules
+    other = next(order for order in Order if order is not block.order)
+    yield f"order: {rules[0].name}", replace(block, order=other)
+    for i, rule in enumerate(rules):
+        yield f"dropped: {rule.name}", replace(block, rules=(*rules[:i], *rules[i + 1 :]))
+        for name, changed in _mutated_rule(rule):
+            yield name, replace(block, rules=(*rules[:i], changed, *rules[i + 1 :]))
+    for i, (one, two) in enumerate(pairwise(rules)):
+        swapped = (*rules[:i], two, one, *rules[i + 2 :])
+        yield f"swapped: {one.name} | {two.name}", replace(block, rules=swapped)
+
+
+def _mutated_rule(rule: Rule) -> Iterator[tuple[str, Rule]]:
+    conditions = rule.conditions
+    for i, condition in enumerate(conditions):
+        before, after = conditions[:i], conditions[i + 1 :]
+        if not isinstance(condition, In):  # the driver: without it there is no rule to unroll
+            yield (
+                f"lost: {rule.name}, {_described(condition)}",
+                replace(rule, conditions=(*before, *after)),
+            )
+        if isinstance(condition, IsNot):
+            positive = Is(condition.field, (condition.value,))
+            yield (
+                f"not: {rule.name}, {_described(condition)}",
+                replace(rule, conditions=(*before, positive, *after)),
+            )
+    if isinstance(rule.verdict, Final):
+        for final in (Final.ACCEPT, Final.DROP, Final.RETURN):
+            if final is not rule.verdict:
+                yield f"verdict: {rule.name}, {final.value}", replace(rule, verdict=final)
+
+
+def _described(condition: Condition) -> str:
+    match condition:
+        case In(relation) | NotIn(relation) | Leave(relation):
+            return f"{type(condition).__name__} {relation.name}"
+        case Is(field, values):
+            return f"Is {field.value} {' '.join(map(str, values))}"
+        case IsNot(field, value):
+            return f"IsNot {field.value} {value}"
