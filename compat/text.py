@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nftbridge.compat.lower import TableChain, chains
-from nftbridge.compat.tree import Layout, arrange
 from nftbridge.model import Family, Host
 
 _NOTE = "# for a kernel that holds nothing of nftbridge or Docker, not even DOCKER-USER"
@@ -14,15 +13,13 @@ TABLES = ("raw", "filter", "nat")
 """In the order of Docker's captures."""
 
 
-def script(host: Host, family: Family, layout: Layout = "docker") -> str:
+def script(host: Host, family: Family) -> str:
     """Input for iptables-restore or ip6tables-restore ``--noflush``, for a kernel without ours.
 
     It would empty a DOCKER-USER that is there, and append to built-in chains a second time: `apply`
     knows what is there and does neither.
     """
     found = chains(host, family)
-    if layout == "tree":
-        found = arrange(found)
     lines = (line for table in TABLES for line in _table(table, found))
     return "\n".join((_NOTE, *lines)) + "\n"
 

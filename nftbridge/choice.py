@@ -13,15 +13,13 @@ from nftbridge.backend import Backend
 class Target:
     """What is programmed: a table in a network namespace (None: this one), with its state.
 
-    `wait` is how many seconds another program may hold xtables' lock, `layout` the shape of the
-    iptables chains; nftables needs neither.
+    `wait` is how many seconds another program may hold xtables' lock; nftables does not need it.
     """
 
     table: str = defaults.TABLE
     netns: str | None = None
     state_directory: Path = defaults.STATE_DIRECTORY
     wait: float = defaults.WAIT
-    layout: str = defaults.LAYOUT
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,3 @@ STATE_DIRECTORY = Path("/run/nftbridge")
 
 WAIT = 30.0
 """Seconds that another program may hold xtables' lock before apply gives up."""
-
-LAYOUT = "docker"
-"""Shape of the iptables chains: Docker's."""

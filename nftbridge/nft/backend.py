@@ -43,7 +43,7 @@ class NftablesBackend:
             present=True,
             rows=rows,
             differences=(*read.skeleton_differences(listing), *torn),
-            rules=sum(map(len, listing.rules.values())) - listing.user_rules,
+            rules=read.our_rules(listing),
             user_rules=listing.user_rules,
             foreign=listing.foreign,
             counters=tuple(listing.counters),

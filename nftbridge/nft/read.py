@@ -60,6 +60,12 @@ def users_property(listing: Listing) -> list[str]:
     return rules + [f"'{name}', which nftbridge did not make" for name in listing.foreign]
 
 
+def our_rules(listing: Listing) -> int:
+    """How many rules stand in chains of ours, without DOCKER-USER."""
+    chains, _ = ours(listing)
+    return sum(len(listing.rules.get(name, [])) for name in chains)
+
+
 def ours(listing: Listing) -> tuple[list[str], list[tuple[str, str]]]:
     """The names of our chains, without DOCKER-USER, and of our sets (noun, name)."""
     parts = skeleton()

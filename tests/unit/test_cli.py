@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from nftbridge import config
 from nftbridge.cli import main
+from nftbridge.state import State
 
 HOST = "rulesets/02-published-port/host.toml"
 
@@ -87,6 +89,53 @@ def test_bad_usage_is_status_1_without_a_traceback(arguments: tuple[str, ...]) -
     assert done.stderr.startswith("nftbridge: ")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["table", "chain", "inet", "ip", "add", "flush", "list", "delete", "accept", "map", "counter"],
+)
+@pytest.mark.parametrize(
+    "command",
+    # should the word ever be taken, there is no namespace that anything could be done to
+    [
+        ("render",),
+        ("apply", "--netns", "no-such-namespace"),
+        ("plan", "--netns", "no-such-namespace"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_words_of_nft_are_no_table_names(command: tuple[str, ...], word: str) -> None:
+    """``nft list table inet WORD`` would not be understood, nor would what render prints."""
+    verb, *options = command
+    done = run(verb, HOST, "--table", word, *options)
+    assert done.returncode == 1
+    assert f"'{word}' is a word of nft's language" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("name", ["nftbridge", "tabled", "my-table", "Table", "a.b_c-9"])
+def test_other_words_are_table_names(name: str) -> None:
+    assert run("render", HOST, "--table", name, "--format", "nft").returncode == 0
+
+
+@pytest.mark.parametrize("depth", [10, 200, 900, 1000, 100_000])
+@pytest.mark.parametrize("start", ["", '{"host": ', '{"host": {"version": 1, "network": '])
+def test_a_record_that_is_nothing_but_brackets_is_no_record(
+    start: str, depth: int, tmp_path: Path
+) -> None:
+    """However deep: the interpreter's own limit must not show."""
+    folder = tmp_path / "namespace" / "nftbridge"
+    folder.mkdir(parents=True)
+    text = f"{start}{'[' * depth}{']' * depth}{'}' * start.count('{')}"
+    for name in ("applied.json", "pending.json"):
+        (folder / name).write_text(text)
+    state = State(tmp_path, "nftbridge", "namespace")
+    assert state.applied() is None
+    assert state.pending() is None
+    assert state.backend() is None
+    assert not state.removed()
+    assert not state.records(config.load(HOST).host)
 
 
 def test_render_for_iptables() -> None:
