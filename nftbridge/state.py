@@ -14,7 +14,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nftbridge import __version__, config
 from nftbridge.errors import InputError, UnavailableError
@@ -100,7 +100,7 @@ class State:
                 body: Any = json.loads((self._folder / name).read_bytes())
         except (FileNotFoundError, ValueError, RecursionError):
             return {}
-        return body if isinstance(body, dict) else {}
+        return cast("dict[str, Any]", body) if isinstance(body, dict) else {}
 
     def _write(self, name: str, content: dict[str, object]) -> None:
         body = {"format": _FORMAT, "nftbridge": __version__} | content
