@@ -7,8 +7,11 @@ from collections.abc import Iterator, Sequence
 from nftbridge.backend import KnownHosts, Observation
 from nftbridge.compat.held import EARLY, Held, is_own
 from nftbridge.compat.lower import TableChain, chain_name, chains
-from nftbridge.compat.restore import ChainText, Commit, TableText, commits
+from nftbridge.compat.restore import Commit, TableText, commits
+from nftbridge.compat.syntax import ChainText
+from nftbridge.compat.text import chain_text
 from nftbridge.compat.tools import Tools, Variant
+from nftbridge.compat.tree import DOCKER, Layout
 from nftbridge.errors import KernelRefusedError, PartlyAppliedError, Problem, UnavailableError
 from nftbridge.model import Family, Host, counted
 from nftbridge.policy.flat import FlatRows, flat_rows
@@ -18,16 +21,22 @@ _LATER = ("filter", "nat")
 
 
 class IptablesBackend:
-    """Docker's chains in raw (or mangle), filter and nat of both families, by iptables-restore."""
+    """Docker's chains in raw (or mangle), filter and nat of both families, by iptables-restore.
 
-    def __init__(self, tools: Tools) -> None:
+    Without a layout the one that is there is observed as the right one, and Docker's is written.
+    """
+
+    def __init__(self, tools: Tools, layout: Layout | None = None) -> None:
         self._tools = tools
+        self._layout = layout
         self.name = "iptables" if tools.variant is Variant.LEGACY else "iptables-nft"
 
     @property
     def place(self) -> str:
-        """The programs that are used."""
-        return f"iptables-{self._tools.variant.value}"
+        """The programs that are used, and the layout if it is not Docker's."""
+        layout = self._layout or DOCKER
+        shape = "" if layout is DOCKER else f", {layout.name} layout"
+        return f"iptables-{self._tools.variant.value}{shape}"
 
     def rows(self, host: Host) -> FlatRows:
         """All rows."""
@@ -45,7 +54,7 @@ class IptablesBackend:
         return Observation(
             present=any(held.present for held in found),
             rows=rows,
-            differences=tuple(d for held in found for d in held.differences(wanted)),
+            differences=tuple(d for held in found for d in held.differences(wanted, self._layout)),
             rules=sum(held.number for held in found),
             user_rules=sum(len(held.users) for held in found),
             counters=tuple(c for held in found for c in held.counters()),
@@ -72,11 +81,12 @@ class IptablesBackend:
         hosts = [*known(), host]
         with self._tools.locked():
             steps: list[Commit] = []
+            layout = self._layout or DOCKER
             for family in Family:
                 held = Held.of(family, self._tools, hosts)
                 wanted = chains(host, family)
                 if wanted:
-                    steps += commits(family, held.states(), self._texts(family, wanted))
+                    steps += commits(family, held.states(), self._texts(family, wanted), layout)
                 elif held.present:
                     steps += commits(family, held.states(), _nothing(held, keep_users=True))
             self._commit(steps)
@@ -108,8 +118,10 @@ class IptablesBackend:
                 hint="a kernel with CONFIG_IP_NF_RAW or CONFIG_IP_NF_MANGLE (CONFIG_IP6_NF_…)",
             )
         other = next(table for table in EARLY if table != early)
-        tables = [TableText(early, tuple(_text(c) for c in wanted if c.table == "raw"))]
-        tables += [TableText(t, tuple(_text(c) for c in wanted if c.table == t)) for t in _LATER]
+        tables = [TableText(early, tuple(chain_text(c) for c in wanted if c.table == "raw"))]
+        tables += [
+            TableText(t, tuple(chain_text(c) for c in wanted if c.table == t)) for t in _LATER
+        ]
         if family is Family.IPV6 and not self._tools.offers(family, "nat"):
             tables = [table for table in tables if table.name != "nat"]
         # what an earlier apply put into the other early table is taken out last
@@ -129,10 +141,6 @@ class IptablesBackend:
                 if number == 0:
                     raise
                 raise PartlyAppliedError(_account(steps, number, error)) from error
-
-
-def _text(chain: TableChain) -> ChainText:
-    return ChainText(chain.name, tuple(map(str, chain.lines)), chain.builtin, chain.users)
 
 
 def _nothing(held: Held, *, keep_users: bool) -> list[TableText]:

@@ -10,8 +10,10 @@ from nftbridge.backend import RuleCounter
 from nftbridge.compat import read
 from nftbridge.compat.lower import chain_name, chains
 from nftbridge.compat.read import ListedLine, Understood
-from nftbridge.compat.restore import TableState
+from nftbridge.compat.restore import TableState, misarranged
+from nftbridge.compat.syntax import ChainText
 from nftbridge.compat.tools import TABLES, Tools
+from nftbridge.compat.tree import DOCKER, TREE, Layout, flatten, is_subchain
 from nftbridge.model import Family, Host
 from nftbridge.policy.program import Chain
 from nftbridge.policy.rules import CHAINS, FILTER_FORWARD, RAW_PREROUTING, USER
@@ -32,7 +34,10 @@ def is_own(chain: Chain) -> bool:
 
 @dataclass(frozen=True)
 class Held:
-    """The tables of one family. `hosts` are those whose lines in built-in chains are ours."""
+    """The tables of one family. `hosts` are those whose lines in built-in chains are ours.
+
+    Except in `tables` and `states`, lines stand where Docker's layout has them.
+    """
 
     family: Family
     tables: Mapping[str, Mapping[str, Sequence[ListedLine]]]
@@ -72,16 +77,25 @@ class Held:
         own = (c for c in CHAINS if is_own(c))
         return self.number > 0 or any(chain_name(c) in self.tables.get(c.table, ()) for c in own)
 
+    @property
+    def layout(self) -> Layout:
+        """The layout that the chains have, or have in part."""
+        names = (name for chains in self.tables.values() for name in chains)
+        return TREE if any(map(is_subchain, names)) else DOCKER
+
     def lines(self, table: str, chain: str) -> Sequence[ListedLine]:
         """The lines of a chain, whoever's they are; none if there is no such chain."""
-        return self.tables.get(table, {}).get(chain, ())
+        return self._flat.get(table, {}).get(chain, ())
 
     def states(self) -> dict[str, TableState]:
         """Every table that iptables has, for the planning of scripts."""
         return {table: self._state(table) for table in TABLES}
 
-    def differences(self, wanted: Host | None) -> Iterator[str]:
-        """What rows cannot tell: lines that are not ours, missing skeleton lines, the order."""
+    def differences(self, wanted: Host | None, layout: Layout | None = None) -> Iterator[str]:
+        """What rows cannot tell: lines that are not ours, missing skeleton lines, order, layout.
+
+        Without `layout` that of the chains is the right one.
+        """
         label = self.family.label
         yield from (f"{label}: {phrase}" for phrase in self.said.differences)
         if wanted is None:
@@ -91,13 +105,13 @@ class Held:
                 yield f"{label}: chains are there, but the family is switched off"
             return
         yield from (f"{label}: {phrase}" for phrase in self._missing())
+        yield from (f"{label}: {phrase}" for phrase in self._misarranged(layout or self.layout))
 
     def counters(self) -> Iterator[RuleCounter]:
         """What our lines have counted, rule by rule."""
         for chain, found in self.ours.items():
             totals: dict[str, tuple[int, int]] = {}
-            for line in found:
-                made = read.instance(chain, self.family, line.text)
+            for line, made in zip(found, self.said.made[chain], strict=True):
                 name = line.text if made is None else made.rule.name
                 packets, size = totals.get(name, (0, 0))
                 totals[name] = (packets + line.packets, size + line.bytes)
@@ -110,8 +124,7 @@ class Held:
             if chain.hook is None and name not in self.tables.get(chain.table, ()):
                 yield f"chain {name} of table {chain.table} is missing"
                 continue
-            lines = self.ours.get(chain, ())
-            made = (read.instance(chain, self.family, line.text) for line in lines)
+            made = self.said.made.get(chain, ())
             rules = {instance.rule for instance in made if instance is not None}
             for rule in chain.rules():
                 if rule.driver is None and rule not in rules and self.family in rule.families():
@@ -120,6 +133,22 @@ class Held:
         first = [line.text for line in self.lines("filter", "FORWARD")[:jumps]]
         if first != [line.text for line in self.ours[FILTER_FORWARD]]:
             yield "another rule of FORWARD comes before ours"
+
+    def _misarranged(self, layout: Layout) -> Iterator[str]:
+        """Chains whose lines are not in the sub-chains where they belong."""
+        wrong = [
+            f"chain {name} of table {table} is not as the {layout.name} layout has it"
+            for table, state in self.states().items()
+            for name in misarranged(state, _texts(table), layout)
+        ]
+        if wrong and layout.name != self.layout.name:
+            yield f"the chains have the {self.layout.name} layout, not the {layout.name} layout"
+        else:
+            yield from wrong
+
+    @cached_property
+    def _flat(self) -> Mapping[str, Mapping[str, Sequence[ListedLine]]]:
+        return {table: flatten(chains) for table, chains in self.tables.items()}
 
     def _ours(self, chain: Chain) -> Iterator[ListedLine]:
         for table in homes(chain):
@@ -137,10 +166,9 @@ class Held:
         """The lines that one of `hosts`, or an empty host, would have in each built-in chain."""
         known: dict[tuple[str, str], set[str]] = {}
         for host in (Host(), Host(userland_proxy=False), *self.hosts):
-            for chain in chains(host, self.family):
-                if chain.builtin:
-                    texts = known.setdefault((chain.table, chain.name), set())
-                    texts.update(map(str, chain.lines))
+            for chain in chains(host, self.family, [c for c in CHAINS if c.hook is not None]):
+                texts = known.setdefault((chain.table, chain.name), set())
+                texts.update(map(str, chain.lines))
         return {place: frozenset(texts) for place, texts in known.items()}
 
     def _state(self, table: str) -> TableState:
@@ -151,3 +179,9 @@ class Held:
         }
         held = self.tables.get(table, {})
         return TableState({c: tuple(line.text for line in ls) for c, ls in held.items()}, ours)
+
+
+def _texts(table: str) -> list[ChainText]:
+    """The chains of ours that a table may have, without lines."""
+    ours = (chain for chain in CHAINS if not chain.users and table in homes(chain))
+    return [ChainText(chain_name(chain), (), builtin=chain.hook is not None) for chain in ours]

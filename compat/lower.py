@@ -63,8 +63,13 @@ class TableChain:
     lines: tuple[Line, ...]
 
 
-def chains(host: Host, family: Family) -> tuple[TableChain, ...]:
-    """Every chain of `family` with its lines, in the program's order; none if the family is off."""
+def chains(
+    host: Host, family: Family, program: Sequence[Chain] | None = None
+) -> tuple[TableChain, ...]:
+    """The chains of `family` with their lines, in the program's order; none if the family is off.
+
+    `program` are those wanted, all of them unless told.
+    """
     if family not in host.families():
         return ()
     lowering = Lowering(derive(host), owners(host), family)
@@ -76,7 +81,7 @@ def chains(host: Host, family: Family) -> tuple[TableChain, ...]:
             chain.users,
             tuple(lowering.lines(chain)),
         )
-        for chain in CHAINS
+        for chain in (CHAINS if program is None else program)
     )
 
 

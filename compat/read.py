@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -50,6 +49,9 @@ class ListedLine:
     packets: int = 0
     bytes: int = 0
 
+    def __str__(self) -> str:
+        return self.text
+
 
 Listing = Mapping[str, Sequence[ListedLine]]
 """The chains of one table in one family, each with its lines; empty chains are there."""
@@ -69,9 +71,15 @@ def listed(text: str) -> dict[str, list[ListedLine]]:
 
 @dataclass(slots=True)
 class Understood:
-    """What the lines of our chains say: rows, and a phrase for whatever rows cannot explain."""
+    """What the lines of our chains say: rows, and a phrase for whatever rows cannot explain.
+
+    `made` has for each line what it was made of, None if it is not ours.
+    """
 
     rows: FlatRows = field(default_factory=dict[Relation, dict[FlatKey, FlatKey]])
+    made: dict[Chain, list[Instance | None]] = field(
+        default_factory=dict[Chain, "list[Instance | None]"]
+    )
     differences: list[str] = field(default_factory=list[str])
 
 
@@ -80,13 +88,12 @@ def understand(family: Family, lines: Mapping[Chain, Sequence[str]]) -> Understo
     said = Understood()
     instances: dict[Chain, list[Instance]] = {}
     for chain, texts in lines.items():
-        instances[chain] = []
-        for number, text in enumerate(texts, start=1):
-            found = instance(chain, family, text)
+        said.made[chain] = [_understood(chain, family, text) for text in texts]
+        instances[chain] = [found for found in said.made[chain] if found is not None]
+        for number, (text, found) in enumerate(zip(texts, said.made[chain], strict=True), start=1):
             if found is None:
                 said.differences.append(f"{_place(chain, number)} is not ours: {text}")
             else:
-                instances[chain].append(found)
                 _add(said.rows, family, found)
     check = Lowering(_as_facts(family, instances), {Owner(): 0}, family)
     for chain, made in instances.items():
@@ -154,9 +161,9 @@ class Instance:
     facts: tuple[tuple[Relation, Key, Key], ...]
 
 
-def instance(chain: Chain, family: Family, text: str) -> Instance | None:
+def _understood(chain: Chain, family: Family, text: str) -> Instance | None:
     """The rule of `chain` that the line was made of; None if it is none of ours."""
-    line = parse(shlex.split(text))
+    line = parse(text.split())  # what iptables-save puts in quotes is in no line of ours
     if line is None:
         return None
     rules = (rule for rule in chain.rules() if family in rule.families())

@@ -10,51 +10,70 @@ keeps every moment at most as open as one of the two ends:
 4. nat as wanted: a translation appears when filter already decides about what it leads to;
 5. the early table as wanted: drops that are no longer needed go last.
 
-Taking everything out is the same way to another end.
+Taking everything out is the same way to another end. What a table holds and what it should hold
+are compared without sub-chains, as Docker has the chains; each step is then written in the layout
+that is wanted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+from nftbridge.compat.syntax import ChainText
+from nftbridge.compat.tree import DOCKER, Layout, flatten, is_subchain, subchain
 from nftbridge.model import Family
 
 
 @dataclass(frozen=True, slots=True)
-class ChainText:
-    """A chain as it should be; in built-in ones `lines` are ours, among other people's."""
-
-    name: str
-    lines: tuple[str, ...]
-    builtin: bool = False
-    users: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class TableText:
-    """What one table should hold of ours. `gone` are chains of ours that are no longer wanted."""
+    """What one table should hold of ours. `gone` are chains of ours that are no longer wanted.
+
+    Sub-chains that are not among `chains` are gone too.
+    """
 
     name: str
     chains: tuple[ChainText, ...] = ()
     gone: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TableState:
     """A table as it is: its chains with their lines, and which of the built-in ones' are ours."""
 
     chains: Mapping[str, tuple[str, ...]]
     ours: Mapping[str, frozenset[str]]
 
+    @cached_property
+    def flat(self) -> Mapping[str, Sequence[str]]:
+        """The chains without sub-chains."""
+        return flatten(self.chains)
+
     def our_places(self, chain: str) -> list[int]:
-        """Where our lines stand in a built-in chain, from 0."""
-        mine = self.ours.get(chain, frozenset())
-        return [i for i, line in enumerate(self.chains.get(chain, ())) if line in mine]
+        """Where our lines, and jumps to sub-chains, stand in a built-in chain, from 0."""
+        lines = self.chains.get(chain, ())
+        return [place for place, line in enumerate(lines) if self._is_ours(chain, line)]
 
     def our_lines(self, chain: str) -> tuple[str, ...]:
-        """Our lines of a built-in chain, in order."""
-        return tuple(self.chains[chain][place] for place in self.our_places(chain))
+        """Our lines of a built-in chain, in order, without sub-chains."""
+        return tuple(line for line in self.flat.get(chain, ()) if self._is_ours(chain, line))
+
+    def text(self, chain: ChainText) -> ChainText:
+        """All that is ours in the chain of that name, without sub-chains."""
+        name = chain.name
+        lines = self.our_lines(name) if chain.builtin else tuple(self.flat.get(name, ()))
+        return replace(chain, lines=lines)
+
+    def holds(self, chain: ChainText) -> bool:
+        """Whether our lines of that chain are these, in this order."""
+        if not chain.builtin:
+            return self.chains.get(chain.name) == chain.lines
+        lines = self.chains.get(chain.name, ())
+        return tuple(lines[place] for place in self.our_places(chain.name)) == chain.lines
+
+    def _is_ours(self, chain: str, line: str) -> bool:
+        return line in self.ours.get(chain, ()) or subchain(line) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +86,10 @@ class Commit:
 
 
 def commits(
-    family: Family, held: Mapping[str, TableState], wanted: Sequence[TableText]
+    family: Family,
+    held: Mapping[str, TableState],
+    wanted: Sequence[TableText],
+    layout: Layout = DOCKER,
 ) -> Iterator[Commit]:
     """The scripts in their order; a table in which nothing changes has none.
 
@@ -77,11 +99,20 @@ def commits(
     now = dict(held)
     first = _careful(early, held[early.name])
     fewer = [_fewer_translations(table, held[table.name]) for table in later]
-    for step in (first, *(table for table in fewer if table is not None), *later, early):
+    for flat in (first, *(table for table in fewer if table is not None), *later, early):
+        step = replace(flat, chains=layout.shape(flat.chains))
         script = "\n".join(_script(step, now[step.name]))
         if script:
             yield Commit(family, step.name, f"*{step.name}\n{script}\nCOMMIT\n")
             now[step.name] = _after(step, now[step.name])
+
+
+def misarranged(held: TableState, chains: Sequence[ChainText], layout: Layout) -> Iterator[str]:
+    """Names of the chains among these, and of sub-chains, that are not as the layout has them."""
+    shaped = layout.shape([held.text(chain) for chain in chains if chain.name in held.chains])
+    yield from (chain.name for chain in shaped if not held.holds(chain))
+    named = {chain.name for chain in shaped}
+    yield from (name for name in held.chains if is_subchain(name) and name not in named)
 
 
 def _careful(table: TableText, held: TableState) -> TableText:
@@ -92,25 +123,22 @@ def _careful(table: TableText, held: TableState) -> TableText:
 
 
 def _careful_chain(chain: ChainText, held: TableState) -> ChainText:
-    old = held.our_lines(chain.name)
-    new = [line for line in chain.lines if not _accepts(line) or line in old]
-    kept = [line for line in old if not _accepts(line) and line not in new]
+    old = dict.fromkeys(held.our_lines(chain.name))
+    new = dict.fromkeys(line for line in chain.lines if not _accepts(line) or line in old)
+    kept = (line for line in old if not _accepts(line) and line not in new)
     return ChainText(chain.name, (*new, *kept), builtin=True)
 
 
 def _fewer_translations(table: TableText, held: TableState) -> TableText | None:
-    """Our own chains as they are, less the destinations that are not wanted any more."""
+    """What is ours as it is, less the destinations that are not wanted any more."""
     wanted = {line for chain in table.chains for line in chain.lines}
-    own = [c.name for c in table.chains if not c.builtin and not c.users] + list(table.gone)
-    less = {
-        name: tuple(line for line in held.chains[name] if not _translates(line) or line in wanted)
-        for name in own
-        if name in held.chains
-    }
-    changed = {name: lines for name, lines in less.items() if lines != held.chains[name]}
-    if not changed:
-        return None
-    return TableText(table.name, tuple(ChainText(name, lines) for name, lines in changed.items()))
+    named = [c for c in table.chains if not c.users] + [ChainText(name, ()) for name in table.gone]
+    old = [held.text(chain) for chain in named if chain.name in held.chains]
+    less = [
+        replace(chain, lines=tuple(li for li in chain.lines if not _translates(li) or li in wanted))
+        for chain in old
+    ]
+    return TableText(table.name, tuple(less)) if less != old else None
 
 
 def _translates(line: str) -> bool:
@@ -125,8 +153,8 @@ def _script(table: TableText, held: TableState) -> Iterator[str]:
     """The lines between ``*table`` and ``COMMIT``; none if all is as it should be."""
     own = [c for c in table.chains if not c.builtin and not c.users]
     users = [c.name for c in table.chains if c.users and c.name not in held.chains]
-    changed = [c for c in own if held.chains.get(c.name) != c.lines]
-    gone = [name for name in table.gone if name in held.chains]
+    changed = [c for c in own if not held.holds(c)]
+    gone = _gone(table, held)
     shared = [c for c in table.chains if c.builtin and not _in_place(table.name, c, held)]
     yield from (f":{name} - [0:0]" for name in (*users, *(c.name for c in changed)))
     for chain in shared:
@@ -143,8 +171,15 @@ def _script(table: TableText, held: TableState) -> Iterator[str]:
     yield from (f"-X {name}" for name in gone)
 
 
+def _gone(table: TableText, held: TableState) -> list[str]:
+    """The chains to take out, those that jump to others first."""
+    named = {chain.name for chain in table.chains}
+    below = (name for name in held.chains if is_subchain(name) and name not in named)
+    return [*(name for name in table.gone if name in held.chains), *below]
+
+
 def _in_place(table: str, chain: ChainText, held: TableState) -> bool:
-    if held.our_lines(chain.name) != chain.lines:
+    if not held.holds(chain):
         return False
     at_head = _start(table, chain.name, held) == 0
     return not at_head or held.our_places(chain.name) == list(range(len(chain.lines)))
@@ -164,8 +199,8 @@ def _start(table: str, chain: str, held: TableState) -> int | None:
 def _after(table: TableText, held: TableState) -> TableState:
     """The table when the script has been committed."""
     chains, ours = dict(held.chains), dict(held.ours)
-    for name in table.gone:
-        chains.pop(name, None)
+    for name in _gone(table, held):
+        del chains[name]
     for chain in table.chains:
         if not chain.builtin:
             if not (chain.users and chain.name in chains):

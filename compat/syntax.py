@@ -70,6 +70,19 @@ class Line:
         return " ".join(self.arguments())
 
 
+@dataclass(frozen=True, slots=True)
+class ChainText:
+    """A chain as text, each line without ``-A CHAIN``.
+
+    In a built-in chain `lines` are ours, among other people's; a chain of the user's has none.
+    """
+
+    name: str
+    lines: tuple[str, ...]
+    builtin: bool = False
+    users: bool = False
+
+
 def parse(words: Sequence[str]) -> Line | None:
     """What iptables-save listed, split into words; None if it says more than we ever do."""
     try:

@@ -13,13 +13,15 @@ from nftbridge.backend import Backend
 class Target:
     """What is programmed: a table in a network namespace (None: this one), with its state.
 
-    `wait` is how many seconds another program may hold xtables' lock; nftables does not need it.
+    `wait` is how many seconds another program may hold xtables' lock, `layout` the shape of the
+    chains of iptables (None: as they are, or as Docker's); nftables needs neither.
     """
 
     table: str = defaults.TABLE
     netns: str | None = None
     state_directory: Path = defaults.STATE_DIRECTORY
     wait: float = defaults.WAIT
+    layout: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ def _backend(name: str, target: Target) -> Backend:
         return NftablesBackend(target.table, target.netns)
     from nftbridge.compat.backend import IptablesBackend
     from nftbridge.compat.tools import Tools, Variant
+    from nftbridge.compat.tree import LAYOUTS
 
+    layout = None if target.layout is None else LAYOUTS[target.layout]
     variant = Variant.NFT if name == "iptables-nft" else Variant.LEGACY
-    return IptablesBackend(Tools(variant, target.netns, target.wait))
+    return IptablesBackend(Tools(variant, target.netns, target.wait), layout)

@@ -128,9 +128,15 @@ def _parser() -> _Parser:
         return verbs.add_parser(name, help=summary, description=summary, parents=parents)
 
     verb("check", "validate a host file", _file())
-    _add_format(verb("render", "print what would be loaded", _file(), _table()))
-    verb("plan", "show what apply would change", _file(), _target())
-    verb("apply", "bring the kernel to the host file in one transaction", _file(), _target())
+    _add_format(verb("render", "print what would be loaded", _file(), _table(), _layout()))
+    verb("plan", "show what apply would change", _file(), _target(), _layout())
+    verb(
+        "apply",
+        "bring the kernel to the host file in one transaction",
+        _file(),
+        _target(),
+        _layout(),
+    )
     verb("verify", "compare the kernel with what was last applied", _target())
     verb("status", "show networks, ports, counters and the backend", _target())
     _add_question(verb("explain", "follow a packet: which rule decides, hook by hook", _target()))
@@ -230,6 +236,18 @@ def _target() -> _Parser:
         default=defaults.STATE_DIRECTORY,
         metavar="DIR",
         help="where to keep what was last applied (default: %(default)s)",
+    )
+    return group
+
+
+def _layout() -> _Parser:
+    group = _Parser(add_help=False)
+    group.add_argument(
+        "--iptables-layout",
+        choices=("docker", "tree"),
+        default="docker",
+        help="shape of iptables' chains: Docker's lists, or trees, which many ports make faster"
+        " (default: %(default)s)",
     )
     return group
 

@@ -198,8 +198,10 @@ def _warn(warnings: Iterable[Problem]) -> None:
 def _rendered(host: Host, options: Namespace) -> str:
     if options.format in ("restore", "restore6"):
         from nftbridge.compat.text import script
+        from nftbridge.compat.tree import LAYOUTS
 
-        return script(host, Family.IPV4 if options.format == "restore" else Family.IPV6)
+        family = Family.IPV4 if options.format == "restore" else Family.IPV6
+        return script(host, family, LAYOUTS[options.iptables_layout])
     from nftbridge.nft import document, lower, text
 
     rows = lower.rows_in_kernel(host)
@@ -211,7 +213,8 @@ def _rendered(host: Host, options: Namespace) -> str:
 def _target(options: Namespace) -> Target:
     from nftbridge.choice import Target
 
-    return Target(options.table, options.netns, options.state_dir, options.wait)
+    layout = getattr(options, "iptables_layout", None)  # asked of commands that write chains
+    return Target(options.table, options.netns, options.state_dir, options.wait, layout)
 
 
 def _wanted(options: Namespace) -> str:

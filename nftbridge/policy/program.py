@@ -29,6 +29,8 @@ class Kind(Enum):
 class Field(Enum):
     """What a rule can ask about a packet; the value is nftables' name of it."""
 
+    __hash__ = object.__hash__  # Enum's is written in Python; this is a key for each row of a host
+
     IIF = "iifname"
     OIF = "oifname"
     SADDR = "saddr"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nftbridge.compat import text
+from nftbridge.compat.tree import DOCKER, TREE, Layout
 from nftbridge.model import Family, Host
 from nftbridge.nft import document, lower
 from nftbridge.policy.evaluate import Packet
@@ -51,13 +52,18 @@ def sent_nft(host: Host) -> NftReading:
     return NftReading(as_listed(document.install(TABLE, lower.rows_in_kernel(host))))
 
 
-def rendered_iptables(host: Host, family: Family) -> IptablesReading:
+def rendered_iptables(host: Host, family: Family, layout: Layout = DOCKER) -> IptablesReading:
     """What the text says that would be given to iptables-restore."""
-    return IptablesReading(text.script(host, family), family.version)
+    return IptablesReading(text.script(host, family, layout), family.version)
 
+
+FINEST = replace(TREE, leaf=1)
+"""The tree layout with everything split that can be: the hosts here are small."""
 
 READINGS: dict[str, Callable[[Host, Family], Reading]] = {
     "nftables": lambda host, _: sent_nft(host),
     "iptables": rendered_iptables,
+    "iptables tree": lambda host, family: rendered_iptables(host, family, TREE),
+    "iptables finest tree": lambda host, family: rendered_iptables(host, family, FINEST),
 }
-"""Both backends without a kernel."""
+"""Both backends without a kernel; iptables in both layouts."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from itertools import count
 
 from nftbridge.compat import text
+from nftbridge.compat.tree import DOCKER, Layout
 from nftbridge.lab.namespaces import DIRECTORY, remove
 from nftbridge.model import Family, Host
 from nftbridge.nft import document, lower
@@ -42,7 +43,9 @@ def listed_nft(host: Host, netns: str) -> NftReading:
     return NftReading(objects)
 
 
-def saved_iptables(host: Host, family: Family, netns: str) -> IptablesReading:
+def saved_iptables(
+    host: Host, family: Family, netns: str, layout: Layout = DOCKER
+) -> IptablesReading:
     """What iptables-legacy-save prints after iptables-legacy-restore took the text.
 
     Without ``--noflush`` each table is emptied first, so a namespace can be used again.
@@ -50,7 +53,7 @@ def saved_iptables(host: Host, family: Family, netns: str) -> IptablesReading:
     program = "iptables" if family is Family.IPV4 else "ip6tables"
     enter = ["ip", "netns", "exec", netns]
     restore = [*enter, f"{program}-legacy-restore"]
-    script = text.script(host, family)
+    script = text.script(host, family, layout)
     subprocess.run(restore, input=script, text=True, check=True, capture_output=True)
     save = [*enter, f"{program}-legacy-save"]
     saved = subprocess.run(save, text=True, check=True, capture_output=True)

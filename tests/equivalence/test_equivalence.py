@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given, settings
 
 from nftbridge import config
+from nftbridge.compat.tree import DOCKER
 from nftbridge.model import Address, Family, Host
 from nftbridge.nft.lower import rows_in_kernel
 from nftbridge.policy.derive import derive
 from nftbridge.policy.flat import flat_rows
 from nftbridge.policy.program import Value
 from tests.equivalence import kernel
-from tests.equivalence.compare import READINGS, Case, cases, first_difference
+from tests.equivalence.compare import FINEST, READINGS, Case, cases, first_difference
 from tests.equivalence.meaning import Fate, Hook
 from tests.equivalence.models import hosts, seeded
 from tests.equivalence.partition import Depth, Partition
@@ -64,7 +65,9 @@ def test_what_the_kernel_lists_says_what_the_program_means(namespace: str, host:
     for family in host.families():
         wanted = list(cases(host, family, SHALLOW))
         assert not first_difference(wanted, kernel.listed_nft(host, namespace))
-        assert not first_difference(wanted, kernel.saved_iptables(host, family, namespace))
+        for layout in (DOCKER, FINEST):
+            saved = kernel.saved_iptables(host, family, namespace, layout)
+            assert not first_difference(wanted, saved)
 
 
 def test_rows_that_nft_leaves_out_are_left_out_and_decide_nothing() -> None:

@@ -22,14 +22,16 @@ from tests.equivalence.models import seeded
 from tests.equivalence.mutants import Mutant, program_mutants
 from tests.equivalence.nft_mutants import listing_mutants
 from tests.equivalence.partition import Depth
+from tests.equivalence.tree_mutants import tree_mutants
 
 # Generated ones that between them show nearly everything, and one for what is rare: ports of single
-# host addresses on a network that the proxy does not serve.
+# host addresses on a network that the proxy does not serve, and bridges whose names begin alike.
 SEEDS = (0, 1, 3, 4, 6, 7, 8, 12, 20, 22, 25, 30)
 DEPTH = Depth(bases=20, sample=200)
 pytestmark = pytest.mark.slow
 
 _RARE_ADDRESSES = (None, ip_address("198.51.100.2"), ip_address("2001:db8:100::2"))
+_RARE_BRIDGES = ("0", "10", "11", "2")  # two begin alike: a tree has one branch for both
 _EVERY = 50  # one packet would do if the fault did not depend on where it comes from
 
 
@@ -40,20 +42,26 @@ def _rare_network(number: int) -> Network:
             IPv4Address(f"172.20.{number}.{last}"),
             IPv6Address(f"fd00:20:0:{number}::{last}"),
             tuple(
-                Publication(80, 8000 + 100 * index + 10 * number + last, address)
+                Publication(80 + index, 8000 + 100 * index + 10 * number + last, address)
                 for index, address in enumerate(_RARE_ADDRESSES)
             ),
         )
         for last in (2, 3)
     )
     subnets = (ip_network(f"172.20.{number}.0/24"), ip_network(f"fd00:20:0:{number}::/64"))
-    name, bridge = f"net{number}", f"br-{number}"
+    name, bridge = f"net{number}", f"br-{_RARE_BRIDGES[number]}"
     return Network(name, bridge, subnets, masquerade=bool(number), containers=containers)
 
 
-HOSTS = [*map(seeded, SEEDS), Host((_rare_network(0), _rare_network(1)))]
+HOSTS = [*map(seeded, SEEDS), Host(tuple(map(_rare_network, range(4))))]
 MUTANTS = {
-    mutant.name: mutant for mutant in (*program_mutants(), *listing_mutants(), *line_mutants(HOSTS))
+    mutant.name: mutant
+    for mutant in (
+        *program_mutants(),
+        *listing_mutants(),
+        *line_mutants(HOSTS),
+        *tree_mutants(HOSTS),
+    )
 }
 EQUIVALENT = equivalents(MUTANTS)
 

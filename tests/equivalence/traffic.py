@@ -16,14 +16,16 @@ from nftbridge.backend import Backend
 from nftbridge.choice import Target, choose
 from nftbridge.compat.backend import IptablesBackend
 from nftbridge.compat.tools import Tools
+from nftbridge.compat.tree import DOCKER
 from nftbridge.engine import Engine
 from nftbridge.lab import HOST, Laboratory, Outcome, Probe
 from nftbridge.lab.forecast import Forecast
 from nftbridge.model import Host
+from tests.equivalence.compare import FINEST
 from tests.equivalence.models import LOOPBACK_LINK, UPLINKS
 from tests.kernel.hosts import Site, batched, containers, every_probe
 
-BACKENDS = ("nftables", "iptables")
+BACKENDS = ("nftables", "iptables", "iptables tree")
 
 _BATCH = 5000  # more at a time than a raw socket's buffer holds would be lost, and look dropped
 _SECOND_TIME = 2.0  # seconds
@@ -101,8 +103,9 @@ def chosen(host: Host, probes: Sequence[Probe], most: int, random: Random) -> li
 
 
 def _backend(name: str, target: Target) -> Backend:
-    if name == "iptables":
-        return IptablesBackend(Tools(netns=target.netns))
+    layouts = {"iptables": DOCKER, "iptables tree": FINEST}
+    if name in layouts:
+        return IptablesBackend(Tools(netns=target.netns), layouts[name])
     return choose(name, target).backend
 
 

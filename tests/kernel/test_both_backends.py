@@ -36,7 +36,7 @@ def test_a_generated_host(seed: int) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: path.name)
 def test_a_scenario_on_iptables(scenario: Path) -> None:
     host = config.load(str(scenario / "host.toml")).host
-    _check(trial(host, PROBES, Random(scenario.name), ("iptables",)))
+    _check(trial(host, PROBES, Random(scenario.name), ("iptables", "iptables tree")))
 
 
 @pytest.mark.parametrize("name", FAULTY)

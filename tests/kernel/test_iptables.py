@@ -17,10 +17,12 @@ from nftbridge.choice import Target, choose
 from nftbridge.compat.backend import IptablesBackend
 from nftbridge.compat.restore import Commit, TableState, TableText, commits
 from nftbridge.compat.tools import LOCK, Tools, Variant
+from nftbridge.compat.tree import DOCKER, Layout, subchain
 from nftbridge.engine import Engine
 from nftbridge.errors import KernelRefusedError, PartlyAppliedError, UnavailableError
 from nftbridge.lab import Laboratory, Probe
 from nftbridge.model import Family, Host, Network
+from tests.equivalence.compare import FINEST
 from tests.kernel.hosts import Site, every_probe
 
 pytestmark = pytest.mark.kernel
@@ -56,8 +58,15 @@ def target(namespace: str, tmp_path: Path) -> Target:
     return Target(netns=namespace, state_directory=tmp_path)
 
 
-def engine_with(tools: Tools, target: Target) -> Engine:
-    return Engine(target, IptablesBackend(tools))
+@pytest.fixture(params=(DOCKER, FINEST), ids=lambda layout: layout.name)
+def layout(request: pytest.FixtureRequest) -> Layout:
+    chosen = request.param
+    assert isinstance(chosen, Layout)
+    return chosen
+
+
+def engine_with(tools: Tools, target: Target, layout: Layout = DOCKER) -> Engine:
+    return Engine(target, IptablesBackend(tools, layout))
 
 
 def run(namespace: str, *command: str, script: str | None = None) -> str:
@@ -79,8 +88,10 @@ def saved(namespace: str, variant: Variant) -> str:
     return "\n".join(line.split(" [")[0] for line in lines if not line.startswith("#"))
 
 
-def test_every_scenario_follows_every_other(variant: Variant, target: Target) -> None:
-    engine = engine_with(Tools(variant, target.netns), target)
+def test_every_scenario_follows_every_other(
+    variant: Variant, target: Target, layout: Layout
+) -> None:
+    engine = engine_with(Tools(variant, target.netns), target, layout)
     for host in (*ALL, *reversed(ALL)):
         engine.apply(host)
         assert not engine.verify()
@@ -88,10 +99,12 @@ def test_every_scenario_follows_every_other(variant: Variant, target: Target) ->
         assert not engine.apply(host)
 
 
-def test_it_says_the_same_as_when_loaded_at_once(target: Target, namespace: str) -> None:
+def test_it_says_the_same_as_when_loaded_at_once(
+    target: Target, namespace: str, layout: Layout
+) -> None:
     """However many steps led there, the chains are what one load of the text gives."""
     tools = Tools(netns=namespace)
-    engine = engine_with(tools, target)
+    engine = engine_with(tools, target, layout)
     for host in (SMALL, scenario("04-no-proxy"), MANY):
         engine.apply(host)
     stepwise = saved(namespace, Variant.LEGACY)
@@ -100,19 +113,23 @@ def test_it_says_the_same_as_when_loaded_at_once(target: Target, namespace: str)
     assert saved(namespace, Variant.LEGACY) == stepwise
 
 
-def test_remove_leaves_no_trace(variant: Variant, target: Target, namespace: str) -> None:
+def test_remove_leaves_no_trace(
+    variant: Variant, target: Target, namespace: str, layout: Layout
+) -> None:
     before = saved(namespace, variant)
-    engine = engine_with(Tools(variant, namespace), target)
+    engine = engine_with(Tools(variant, namespace), target, layout)
     engine.apply(MANY)
     assert engine.remove(everything=False).kept == ()
     assert saved(namespace, variant) == before
     assert not engine.remove(everything=False).present
 
 
-def test_what_is_not_ours_stays(variant: Variant, target: Target, namespace: str) -> None:
+def test_what_is_not_ours_stays(
+    variant: Variant, target: Target, namespace: str, layout: Layout
+) -> None:
     """Policies, other people's lines before and behind ours, their chains, and DOCKER-USER."""
     programs = [f"{program}-{variant.value}" for program in ("iptables", "ip6tables")]
-    engine = engine_with(Tools(variant, namespace), target)
+    engine = engine_with(Tools(variant, namespace), target, layout)
     engine.apply(SMALL)
     for program in programs:
         for words in (
@@ -165,19 +182,70 @@ def test_our_jumps_come_first_again(target: Target, namespace: str) -> None:
         "-R DOCKER-BRIDGE 1 -o br-nat -i eth9 -j DOCKER",
         "-t nat -D OUTPUT 1",
         "-I DOCKER-ISOLATION-STAGE-2 -o br-nat -j DROP",
-        "-R DOCKER 20 -o br-quiet -j DROP",
+        "-R UNPUBLISHED -o br-quiet -j DROP",
     ],
 )
-def test_damage_is_seen_and_mended(damage: str, target: Target, namespace: str) -> None:
-    engine = engine_with(Tools(netns=namespace), target)
+def test_damage_is_seen_and_mended(
+    damage: str, target: Target, namespace: str, layout: Layout
+) -> None:
+    engine = engine_with(Tools(netns=namespace), target, layout)
     engine.apply(MANY)
     before = saved(namespace, Variant.LEGACY)
     words = "-D FORWARD -j DOCKER-USER" if damage == "-D DOCKER-USER-JUMP" else damage
+    words = words.replace("UNPUBLISHED", place_of("! -i br-quiet -o br-quiet -j DROP", namespace))
     run(namespace, "iptables-legacy", *words.split())
     assert engine.verify()
     assert engine.apply(MANY)
     assert not engine.verify()
     assert saved(namespace, Variant.LEGACY) == before
+
+
+def place_of(line: str, namespace: str) -> str:
+    """Chain and number of a line of the filter table, whatever the layout."""
+    lines = run(namespace, "iptables-legacy-save", "-t", "filter").splitlines()
+    chain = next(found.split()[1] for found in lines if found.endswith(f" {line}"))
+    own = [found for found in lines if found.startswith(f"-A {chain} ")]
+    return f"{chain} {own.index(f'-A {chain} {line}') + 1}"
+
+
+@pytest.mark.parametrize("damage", ["narrowed", "lost", "emptied", "added", "stray"])
+def test_damage_to_a_tree_is_seen_and_mended(damage: str, target: Target, namespace: str) -> None:
+    engine = engine_with(Tools(netns=namespace), target, FINEST)
+    engine.apply(MANY)
+    before = saved(namespace, Variant.LEGACY)
+    raw = run(namespace, "iptables-legacy-save", "-t", "raw").splitlines()
+    place, jump = next(
+        (number, line.split())
+        for number, line in enumerate([line for line in raw if "-A PREROUTING" in line], start=1)
+        if subchain(line)
+    )
+    narrow = ["10.255.0.0/16" if word.count(".") == 3 else word for word in jump[2:]]
+    words = {
+        "narrowed": ["-R", "PREROUTING", str(place), *narrow],
+        "lost": ["-D", "PREROUTING", str(place)],
+        "emptied": ["-F", jump[-1]],
+        "added": ["-A", jump[-1], "-j", "ACCEPT"],
+        "stray": ["-N", "DOCKER-T-STRAY"],
+    }
+    run(namespace, "iptables-legacy", "-t", "raw", *words[damage])
+    assert engine.verify()
+    assert engine.apply(MANY)
+    assert not engine.verify()
+    assert saved(namespace, Variant.LEGACY) == before
+
+
+def test_switching_the_layout_is_one_apply(target: Target, namespace: str) -> None:
+    tools = Tools(netns=namespace)
+    docker, tree = (engine_with(tools, target, layout) for layout in (DOCKER, FINEST))
+    docker.apply(MANY)
+    lists = saved(namespace, Variant.LEGACY)
+    assert "docker layout, not the tree layout" in tree.plan(MANY).install[0]
+    assert tree.apply(MANY)
+    assert not tree.apply(MANY)
+    assert "DOCKER-T-" in saved(namespace, Variant.LEGACY)
+    assert "tree layout, not the docker layout" in docker.plan(MANY).install[0]
+    assert docker.apply(MANY)
+    assert saved(namespace, Variant.LEGACY) == lists
 
 
 def test_the_lock_is_waited_for(target: Target, namespace: str) -> None:
@@ -248,9 +316,12 @@ def test_a_script_that_iptables_does_not_read_is_refused_before_any_commit(
     target: Target, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(
-        family: Family, held: Mapping[str, TableState], wanted: Sequence[TableText]
+        family: Family,
+        held: Mapping[str, TableState],
+        wanted: Sequence[TableText],
+        layout: Layout,
     ) -> list[Commit]:
-        steps = commits(family, held, wanted)
+        steps = commits(family, held, wanted, layout)
         return [replace(step, script=step.script.replace("-j DNAT", "-j DNOT")) for step in steps]
 
     before = saved(namespace, Variant.LEGACY)
@@ -332,9 +403,12 @@ TRANSITIONS = [
 
 @pytest.mark.parametrize(("one", "other"), TRANSITIONS)
 def test_no_moment_is_more_open_than_both_ends(
-    one: str, other: str | None, target: Target, tmp_path: Path
+    one: str, other: str | None, target: Target, tmp_path: Path, layout: Layout
 ) -> None:
-    """After every single commit on the way there and back real packets are sent."""
+    """After every single commit on the way there and back real packets are sent.
+
+    The other end is in Docker's layout.
+    """
     hosts = (scenario(one), Host() if other is None else scenario(other))
     merged = replace(hosts[0], networks=_both(hosts))
     with Laboratory(merged, uplinks=("eth0", "eth1"), loopback_links=("loopback0",)) as lab:
@@ -348,8 +422,8 @@ def test_no_moment_is_more_open_than_both_ends(
         allowed = ends[0] | ends[1]
         moments: list[set[Probe]] = []
         watched = Watched(netns=lab.netns, after=lambda: moments.append(reached(lab, probes)))
-        for host in hosts:
-            engine_with(watched, place).apply(host)
+        for host, its_layout in zip(hosts, (layout, DOCKER), strict=True):
+            engine_with(watched, place, its_layout).apply(host)
     assert len(moments) > 4
     for script, moment in zip(watched.done, moments, strict=True):
         extra = sorted(map(str, moment - allowed))
