@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from nftbridge.backend import KnownHosts, Observation
-from nftbridge.compat.held import EARLY, Held, is_own
+from nftbridge.compat import read
+from nftbridge.compat.held import EARLY, Held, homes, is_own, lacking
 from nftbridge.compat.lower import TableChain, chain_name, chains
 from nftbridge.compat.restore import Commit, TableText, commits
 from nftbridge.compat.syntax import ChainText
 from nftbridge.compat.text import chain_text
 from nftbridge.compat.tools import Tools, Variant
 from nftbridge.compat.tree import DOCKER, Layout
+from nftbridge.effects import Shortcoming
 from nftbridge.errors import KernelRefusedError, PartlyAppliedError, Problem, UnavailableError
 from nftbridge.model import Family, Host, counted
+from nftbridge.model.parts import Protection
 from nftbridge.policy.flat import FlatRows, flat_rows
 from nftbridge.policy.rules import CHAINS, DOCKER_USER
 
@@ -39,8 +43,16 @@ class IptablesBackend:
         return f"iptables-{self._tools.variant.value}{shape}"
 
     def rows(self, host: Host) -> FlatRows:
-        """All rows."""
-        return flat_rows(host)
+        """All rows, less those that only lines of tables speak of which the kernel lacks."""
+        rows = flat_rows(host)
+        for family in host.families():
+            without = lacking(family, self._tools)
+            if without:
+                said = _said_without(without, host, family)
+                for relation, held in rows.items():
+                    known = said.get(relation, {})
+                    rows[relation] = {k: v for k, v in held.items() if k[0] != family or k in known}
+        return rows
 
     def observe(self, known: KnownHosts) -> Observation:
         """List the tables that exist; in built-in chains only lines of `known` hosts are ours."""
@@ -60,16 +72,20 @@ class IptablesBackend:
             counters=tuple(c for held in found for c in held.counters()),
         )
 
-    def shortcomings(self, host: Host) -> Iterator[Problem]:
+    def shortcomings(self, host: Host) -> Iterator[Shortcoming]:
         """What this kernel's iptables cannot do for `host`, and what that costs."""
+        for family in host.families():
+            if self._early(family) is None:
+                yield Shortcoming(_without_early(family), Protection.DIRECT_ACCESS)
         if Family.IPV6 in host.families() and not self._tools.offers(Family.IPV6, "nat"):
             off = ", ".join(_published(host, Family.IPV6))
-            yield Problem(
+            problem = Problem(
                 "IPv6 nat",
                 "the kernel has no such table, so nothing is translated in IPv6"
                 + (f"; these publications are off: {off}" if off else ""),
                 "a kernel with CONFIG_IP6_NF_NAT; or publish on IPv4 only, or route to containers",
             )
+            yield Shortcoming(problem)
 
     def bring_to(self, host: Host, observed: Observation, known: KnownHosts) -> None:
         """Test every script, then commit table by table, nothing ever more open than both ends.
@@ -86,7 +102,9 @@ class IptablesBackend:
                 held = Held.of(family, self._tools, hosts)
                 wanted = chains(host, family)
                 if wanted:
-                    steps += commits(family, held.states(), self._texts(family, wanted), layout)
+                    steps += commits(
+                        family, held.states(), self._texts(host, family, wanted), layout
+                    )
                 elif held.present:
                     steps += commits(family, held.states(), _nothing(held, keep_users=True))
             self._commit(steps)
@@ -108,25 +126,27 @@ class IptablesBackend:
             self._commit(steps)
         return kept
 
-    def _texts(self, family: Family, wanted: Sequence[TableChain]) -> list[TableText]:
+    def _early(self, family: Family) -> str | None:
+        """The table for the early drops; None if the kernel has none."""
+        return next((table for table in EARLY if self._tools.offers(family, table)), None)
+
+    def _texts(self, host: Host, family: Family, wanted: Sequence[TableChain]) -> list[TableText]:
         """The tables as they should be, in the order of `commits`."""
-        early = next((table for table in EARLY if self._tools.offers(family, table)), None)
-        if early is None:
-            raise UnavailableError(
-                f"the kernel has neither raw nor mangle for {family.label}, so packets past DNAT to"
-                " container addresses could not be dropped",
-                hint="a kernel with CONFIG_IP_NF_RAW or CONFIG_IP_NF_MANGLE (CONFIG_IP6_NF_…)",
-            )
-        other = next(table for table in EARLY if table != early)
-        tables = [TableText(early, tuple(chain_text(c) for c in wanted if c.table == "raw"))]
-        tables += [
+        early = self._early(family)
+        if early is None and Protection.DIRECT_ACCESS not in host.accept_missing:
+            problem = _without_early(family)
+            raise UnavailableError(problem.message, hint=problem.hint)
+        drops = tuple(chain_text(c) for c in wanted if c.table == "raw")
+        # what an earlier apply put into the other early table is taken out last
+        other = EARLY[1] if early == EARLY[0] else EARLY[0]
+        emptied = tuple(replace(chain, lines=()) for chain in drops)
+        tables = [
             TableText(t, tuple(chain_text(c) for c in wanted if c.table == t)) for t in _LATER
         ]
         if family is Family.IPV6 and not self._tools.offers(family, "nat"):
             tables = [table for table in tables if table.name != "nat"]
-        # what an earlier apply put into the other early table is taken out last
-        emptied = tuple(ChainText(c.name, (), builtin=True) for c in wanted if c.table == "raw")
-        return [*tables, TableText(other, emptied)]
+        first = TableText(EARLY[0]) if early is None else TableText(early, drops)
+        return [first, *tables, TableText(other, emptied)]
 
     def _commit(self, steps: Sequence[Commit]) -> None:
         seen: set[tuple[Family, str]] = set()
@@ -141,6 +161,26 @@ class IptablesBackend:
                 if number == 0:
                     raise
                 raise PartlyAppliedError(_account(steps, number, error)) from error
+
+
+def _said_without(tables: frozenset[str], host: Host, family: Family) -> FlatRows:
+    """The rows that a kernel without these tables says it has."""
+    wanted = zip(CHAINS, chains(host, family), strict=True)
+    lines = {
+        chain: chain_text(made).lines
+        for chain, made in wanted
+        if not tables.issuperset(homes(chain))
+    }
+    return read.understand(family, lines).rows
+
+
+def _without_early(family: Family) -> Problem:
+    return Problem(
+        family.label,
+        "the kernel has neither raw nor mangle, so packets past DNAT to container addresses cannot"
+        " be dropped",
+        "a kernel with CONFIG_IP_NF_RAW or CONFIG_IP_NF_MANGLE (CONFIG_IP6_NF_…)",
+    )
 
 
 def _nothing(held: Held, *, keep_users: bool) -> list[TableText]:

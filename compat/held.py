@@ -32,9 +32,29 @@ def is_own(chain: Chain) -> bool:
     return chain.hook is None and not chain.users
 
 
+def lacking(family: Family, tools: Tools) -> frozenset[str]:
+    """Those of the tables in which something of ours should be that this kernel cannot have.
+
+    Nothing is asked that the tables which are there tell: asking for a table makes it appear.
+    """
+    present = frozenset(tools.present(family))
+    if not present:
+        return frozenset()
+    wanted = [EARLY, *((chain.table,) for chain in CHAINS if chain is not RAW_PREROUTING)]
+    absent = {homes for homes in wanted if present.isdisjoint(homes)}
+    return frozenset(
+        table
+        for homes in absent
+        if not any(tools.offers(family, table) for table in homes)
+        for table in homes
+    )
+
+
 @dataclass(frozen=True)
 class Held:
     """The tables of one family. `hosts` are those whose lines in built-in chains are ours.
+
+    `lacking` are tables that this kernel cannot have: nothing of ours is missed there.
 
     Except in `tables` and `states`, lines stand where Docker's layout has them.
     """
@@ -42,13 +62,14 @@ class Held:
     family: Family
     tables: Mapping[str, Mapping[str, Sequence[ListedLine]]]
     hosts: tuple[Host, ...]
+    lacking: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, family: Family, tools: Tools, hosts: Sequence[Host]) -> Held:
         """List the tables that exist."""
         present = tools.present(family)
         tables = {table: read.listed(tools.save(family, table)) for table in present}
-        return cls(family, tables, tuple(hosts))
+        return cls(family, tables, tuple(hosts), lacking(family, tools))
 
     @cached_property
     def ours(self) -> Mapping[Chain, Sequence[ListedLine]]:
@@ -120,6 +141,8 @@ class Held:
 
     def _missing(self) -> Iterator[str]:
         for chain in CHAINS:
+            if self.lacking.issuperset(homes(chain)):
+                continue
             name = chain_name(chain)
             if chain.hook is None and name not in self.tables.get(chain.table, ()):
                 yield f"chain {name} of table {chain.table} is missing"

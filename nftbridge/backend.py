@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from nftbridge.errors import Problem
+from nftbridge.effects import Shortcoming
 from nftbridge.model import Host
 from nftbridge.policy.flat import FlatRows
 
@@ -63,7 +63,7 @@ class Backend(Protocol):
         """Look, without changing anything."""
         ...
 
-    def shortcomings(self, host: Host) -> Iterable[Problem]:
+    def shortcomings(self, host: Host) -> Iterable[Shortcoming]:
         """What this kernel cannot do for `host` though the rest is applied, and what that costs."""
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from nftbridge import netns as namespaces
 from nftbridge.backend import Backend, Observation
 from nftbridge.choice import Choice, Target, choose
 from nftbridge.effects import missing_effects
-from nftbridge.errors import NftbridgeError, Problem
+from nftbridge.errors import NftbridgeError, Problem, UnavailableError
 from nftbridge.model import Host
 from nftbridge.plan import Plan, compare
 from nftbridge.policy.derive import MIRRORED_INTERFACE
@@ -97,10 +97,16 @@ class Engine:
                 self._state.withdraw()  # what somebody announced and did not do
         return replace(plan, kept=kept)
 
-    def shortcomings(self, host: Host) -> Iterator[Problem]:
-        """What `host` asks for and will not get on this kernel, although it can be applied."""
-        yield from missing_effects(host, self._target.netns)
-        yield from self._backend.shortcomings(host)
+    def shortcomings(self, host: Host) -> tuple[Problem, ...]:
+        """What `host` asks for and will not get on this kernel, although it can be applied.
+
+        Raises `UnavailableError` for a protection among it, unless `host` accepts to miss that.
+        """
+        found = [*missing_effects(host, self._target.netns), *self._backend.shortcomings(host)]
+        open_ = [s for s in found if s.protection and s.protection not in host.accept_missing]
+        if open_:
+            raise UnavailableError("\n".join(map(str, open_)))
+        return tuple(shortcoming.problem for shortcoming in found)
 
     def verify(self) -> Plan:
         """What would bring the kernel back to what was last applied; empty if it is that."""

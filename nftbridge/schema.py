@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from nftbridge.model import Address, Container, GatewayMode, Host, Network, Prefix, Publication
 from nftbridge.model.checks import dotted, quoted
 from nftbridge.model.host import LAYOUTS
-from nftbridge.model.parts import Protocol
+from nftbridge.model.parts import Protection, Protocol
 from nftbridge.notation import (
     Report,
     publication,
@@ -32,7 +32,7 @@ VERSION = 1
 
 FILE_KEYS = ("version", "host", "network")
 FLAGS = ("ipv4", "ipv6", "userland_proxy", "allow_direct_routing")
-HOST_KEYS = (*FLAGS, "wsl2_mirrored", "layout")
+HOST_KEYS = (*FLAGS, "wsl2_mirrored", "layout", "accept_missing")
 NETWORK_KEYS = (
     "name", "bridge", "subnets", "internal", "icc", "masquerade", "gateway_mode_ipv4",
     "gateway_mode_ipv6", "host_ipv4", "host_ipv6", "trusted_host_interfaces", "container",
@@ -268,12 +268,23 @@ def _with_option(options: Host, host: Table, key: str) -> Host:
             hint = f"write one of {', '.join(LAYOUTS)}"
             host.sheet.refuse(host.at(key), f"{quoted(layout)} is not a layout", hint)
         return options
+    if key == "accept_missing":
+        return replace(options, accept_missing=host.each(key, _protection, f'{key} = ["icc"]'))
     mirrored = host.value(key)
     if isinstance(mirrored, bool):
         return replace(options, wsl2_mirrored=mirrored)
     if mirrored != "auto":
         host.mistyped(key, 'true, false or "auto"', 'write true, false or "auto"')
     return replace(options, wsl2_mirrored=None)
+
+
+def _protection(sheet: Sheet, path: Path, data: object) -> Protection | None:
+    text = _string(sheet, path, data)
+    found = None if text is None else _member(Protection, text)
+    if text is not None and found is None:
+        known = ", ".join(Protection)
+        sheet.refuse(path, f"{shown(text)} is not a protection", f"write one of {known}")
+    return found
 
 
 def read_networks(top: Table) -> tuple[Network, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nftbridge.errors import InputError, Problem
 from nftbridge.model.checks import host_findings
-from nftbridge.model.parts import Family, Network, counted
+from nftbridge.model.parts import Family, Network, Protection, counted
 
 LAYOUTS = ("docker-28",)
 
@@ -16,7 +16,8 @@ class Host:
     """A consistent host; building an inconsistent one raises `InputError` with every problem.
 
     `wsl2_mirrored` None means that the machine decides (host file: ``"auto"``); it has to be
-    settled before rules are made of the host.
+    settled before rules are made of the host. `accept_missing` names protections without which the
+    host may be applied where the kernel cannot do them.
     """
 
     networks: tuple[Network, ...] = ()
@@ -26,6 +27,7 @@ class Host:
     allow_direct_routing: bool = False
     wsl2_mirrored: bool | None = False
     layout: str = LAYOUTS[0]
+    accept_missing: tuple[Protection, ...] = ()
 
     def __post_init__(self) -> None:
         findings = tuple(host_findings(self.networks))

@@ -81,6 +81,13 @@ class Publication:
         return self.host_address is None or Family.of(self.host_address) is family
 
 
+class Protection(StrEnum):
+    """What keeps packets out and not every kernel can do; the value is its name in host files."""
+
+    ICC = "icc"
+    DIRECT_ACCESS = "direct-access"
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """One end point on a bridge: at most one address per family."""

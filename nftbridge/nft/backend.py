@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nftbridge.backend import KnownHosts, Observation
-from nftbridge.errors import Problem
+from nftbridge.effects import Shortcoming
 from nftbridge.model import Host
 from nftbridge.nft import document, lower, read
 from nftbridge.nft.kernel import Kernel
@@ -49,7 +49,7 @@ class NftablesBackend:
             counters=tuple(listing.counters),
         )
 
-    def shortcomings(self, host: Host) -> tuple[Problem, ...]:
+    def shortcomings(self, host: Host) -> tuple[Shortcoming, ...]:
         """None: a kernel in which something is missing refuses the whole transaction."""
         del host
         return ()

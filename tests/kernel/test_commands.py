@@ -209,10 +209,23 @@ def test_without_privilege_the_fix_is_named(here: Site, public_copy: Path) -> No
             assert "Traceback" not in done.stderr
 
 
-def test_icc_without_bridge_filtering_is_said_aloud(here: Site) -> None:
+def test_icc_without_bridge_filtering_is_refused_unless_accepted(
+    here: Site, tmp_path: Path
+) -> None:
     off = "echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables"
     subprocess.run(["nsenter", f"--net=/run/netns/{here.namespace}", "sh", "-c", off], check=True)
-    warned = here.run("apply", "rulesets/05-icc-off/host.toml")
+    separated = Path("rulesets/05-icc-off/host.toml")
+    for command in ("plan", "apply"):
+        refused = here.run(command, str(separated))
+        assert refused.returncode == 5
+        assert "icc = false has no effect on IPv4" in refused.stderr
+        assert "br_netfilter" in refused.stderr
+        assert 'accept_missing = ["icc"] in [host]' in refused.stderr
+    assert not here.nft("list", "tables")
+    accepting = tmp_path / "host.toml"
+    host = '[host]\naccept_missing = ["icc"]'
+    accepting.write_text(separated.read_text().replace("version = 1", f"version = 1\n{host}"))
+    warned = here.run("apply", str(accepting))
     assert warned.returncode == 0
+    assert "warning: network" in warned.stderr
     assert "icc = false has no effect on IPv4" in warned.stderr
-    assert "br_netfilter" in warned.stderr

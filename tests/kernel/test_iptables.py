@@ -22,6 +22,7 @@ from nftbridge.engine import Engine
 from nftbridge.errors import KernelRefusedError, PartlyAppliedError, UnavailableError
 from nftbridge.lab import Laboratory, Probe
 from nftbridge.model import Family, Host, Network
+from nftbridge.model.parts import Protection
 from tests.equivalence.compare import FINEST
 from tests.kernel.hosts import Site, every_probe
 
@@ -340,6 +341,10 @@ class Lacking(Tools):
     def offers(self, family: Family, table: str) -> bool:
         return (family, table) not in self.without and super().offers(family, table)
 
+    def present(self, family: Family) -> tuple[str, ...]:
+        tables = super().present(family)
+        return tuple(table for table in tables if (family, table) not in self.without)
+
 
 def test_without_raw_the_drops_are_in_mangle(target: Target, namespace: str) -> None:
     no_raw = tuple((family, "raw") for family in Family)
@@ -357,8 +362,18 @@ def test_without_raw_the_drops_are_in_mangle(target: Target, namespace: str) -> 
 def test_without_raw_and_mangle_nothing_is_applied(target: Target, namespace: str) -> None:
     neither = tuple((Family.IPV4, table) for table in ("raw", "mangle"))
     engine = engine_with(Lacking(netns=namespace, without=neither), target)
-    with pytest.raises(UnavailableError, match="CONFIG_IP_NF_RAW"):
-        engine.apply(SMALL)
+    for attempt in (engine.apply, engine.shortcomings):
+        with pytest.raises(UnavailableError, match="CONFIG_IP_NF_RAW"):
+            attempt(SMALL)
+    before = saved(namespace, Variant.LEGACY)
+    accepting = replace(SMALL, accept_missing=(Protection.DIRECT_ACCESS,))
+    (said,) = engine.shortcomings(accepting)
+    assert "neither raw nor mangle" in said.message
+    engine.apply(accepting)
+    assert not engine.verify()
+    assert "-A DOCKER " in saved(namespace, Variant.LEGACY)
+    engine.remove(everything=True)
+    assert saved(namespace, Variant.LEGACY) == before
 
 
 def test_without_ipv6_nat_the_rest_works_and_what_is_off_is_said(
@@ -368,6 +383,8 @@ def test_without_ipv6_nat_the_rest_works_and_what_is_off_is_said(
     lacking = Lacking(netns=namespace, without=((Family.IPV6, "nat"),))
     engine = engine_with(lacking, target)
     engine.apply(host)
+    assert not engine.verify()
+    assert not engine.apply(host)
     assert "-A DOCKER " in run(namespace, "ip6tables-legacy-save", "-t", "filter")
     (shortcoming,) = engine.shortcomings(host)
     assert "[::1]:8087:80/tcp of both" in shortcoming.message

@@ -62,6 +62,20 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("wsl2 one", "version = 1\n[host]\nwsl2_mirrored = 1", "host.wsl2_mirrored", "not the", "auto"),
     ("layout", 'version = 1\n[host]\nlayout = "x"', "host.layout", "not a layout", "docker-28"),
     ("layout 28", "version = 1\n[host]\nlayout = 28", "host.layout", "must be a string", "quotes"),
+    (
+        "protection",
+        'version = 1\n[host]\naccept_missing = ["icc", "isolation"]',
+        "host.accept_missing[1]",
+        "'isolation' is not a protection",
+        "write one of icc, direct-access",
+    ),
+    (
+        "protections",
+        'version = 1\n[host]\naccept_missing = "icc"',
+        "host.accept_missing",
+        "must be a list",
+        '["icc"]',
+    ),
     ("one bracket", "version = 1\n[network]", "network", "a list, not a table", "[[network]]"),
     ("no table", "version = 1\nnetwork = [1]", "network[0]", "must be a table", "name = "),
     (
