@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -13,6 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 from nftbridge import netns as namespaces
@@ -105,7 +107,7 @@ class Tools:
     def _run(
         self, family: Family, verb: str, options: list[str], script: str
     ) -> subprocess.CompletedProcess[str]:
-        program = f"ip{'6' if family is Family.IPV6 else ''}tables-{self.variant.value}-{verb}"
+        program = program_for(family, self.variant, verb)
         with tempfile.NamedTemporaryFile(prefix="nftbridge-") as lock:
             # our own lock is held around this; the program would wait for it for ever
             environment = os.environ | {"XTABLES_LOCKFILE": lock.name, "LC_ALL": "C"}
@@ -119,8 +121,31 @@ class Tools:
                         text=True,
                         check=False,
                     )
-                except FileNotFoundError as error:
-                    raise UnavailableError(f"{program} is missing", hint=_PACKAGE) from error
+                except OSError as error:
+                    reason = f"{program} cannot be run: {error.strerror}"
+                    raise UnavailableError(reason, hint=_PACKAGE) from error
+
+
+@cache
+def program_for(family: Family, variant: Variant, verb: str) -> str:
+    """The program that saves or restores, as it is called on this system.
+
+    Where there is one iptables only, as before 1.8 and on many vendors' systems, its programs have
+    plain names; what it drives is told by their version. Raises `UnavailableError`.
+    """
+    name = "iptables" if family is Family.IPV4 else "ip6tables"
+    program, plain = f"{name}-{variant.value}-{verb}", f"{name}-{verb}"
+    if shutil.which(program) is not None:
+        return program
+    if shutil.which(plain) is not None and _variant_of(plain) is variant:
+        return plain
+    raise UnavailableError(f"{program} is missing", hint=_PACKAGE)
+
+
+def _variant_of(program: str) -> Variant:
+    """What a program with a plain name drives: it says so in brackets, from 1.8 on."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    return Variant.NFT if "(nf_tables)" in done.stdout else Variant.LEGACY
 
 
 @contextmanager

@@ -49,9 +49,10 @@ class BindingTrial:
 
 @dataclass(frozen=True, slots=True)
 class ProgramsTrial:
-    """Look for programs on the path; needs no privilege."""
+    """Look for the programs of one iptables on the path; needs no privilege."""
 
-    programs: tuple[str, ...]
+    family: Family
+    variant: Variant
 
 
 @dataclass(frozen=True, slots=True)

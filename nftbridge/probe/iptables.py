@@ -37,7 +37,7 @@ _PROGRAMS = (_Program(Family.IPV4, Group.IPTABLES), _Program(Family.IPV6, Group.
 
 
 def _legacy(program: _Program) -> Iterator[Feature]:
-    programs = ProgramsTrial((f"{program.name}-legacy-restore", f"{program.name}-legacy-save"))
+    programs = ProgramsTrial(program.family, Variant.LEGACY)
     yield Feature(
         f"{program.name}-legacy",
         program.group,
@@ -123,7 +123,7 @@ def _targets(program: _Program) -> Iterator[Feature]:
 def _alternative(program: _Program) -> Iterator[Feature]:
     """The same programs over nf_tables; a match of x_tables needs CONFIG_NFT_COMPAT."""
     name, lost = f"{program.name}-nft", f"iptables' words over nf_tables, {program.family.label}"
-    programs = ProgramsTrial((f"{name}-restore", f"{name}-save"))
+    programs = ProgramsTrial(program.family, Variant.NFT)
     instead = "the nftables backend, or iptables-legacy"
     remark = "package iptables, or iptables-nft"
     yield Feature(name, Group.ALTERNATIVE, programs, (), lost, instead, remark=remark)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 from pathlib import Path
 
-from nftbridge.compat.tools import Tools
+from nftbridge.compat.tools import Tools, program_for
 from nftbridge.errors import NftbridgeError
 from nftbridge.nft.kernel import Kernel, check_binding
 from nftbridge.probe.feature import BindingTrial, Feature, NftTrial, ProgramsTrial, RestoreTrial
@@ -55,18 +54,13 @@ def _carry_out(feature: Feature) -> None:
     match feature.trial:
         case BindingTrial():
             check_binding()
-        case ProgramsTrial(programs):
-            _look_for(programs)
+        case ProgramsTrial(family, variant):
+            for verb in ("restore", "save"):
+                program_for(family, variant, verb)
         case NftTrial() as trial:
             Kernel(feature.name).commit(trial.commands(feature.name))
         case RestoreTrial(family, script, variant):
             Tools(variant).commit(family, script)
-
-
-def _look_for(programs: tuple[str, ...]) -> None:
-    missing = [program for program in programs if shutil.which(program) is None]
-    if missing:
-        raise NftbridgeError(f"not on the path: {', '.join(missing)}")
 
 
 def _effective_capabilities() -> int:

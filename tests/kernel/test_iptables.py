@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -344,6 +347,35 @@ class Lacking(Tools):
     def present(self, family: Family) -> tuple[str, ...]:
         tables = super().present(family)
         return tuple(table for table in tables if (family, table) not in self.without)
+
+
+@pytest.mark.parametrize("plain", VARIANTS, ids=lambda variant: variant.value)
+def test_programs_with_plain_names_are_known_by_their_version(
+    plain: Variant, tmp_path: Path, namespace: str
+) -> None:
+    """Before iptables 1.8, and on many vendors' systems, there are no others."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    multi = shutil.which(f"xtables-{plain.value}-multi")
+    assert multi is not None
+    for family in ("ip", "ip6"):
+        for verb in ("restore", "save"):
+            (programs / f"{family}tables-{verb}").symlink_to(multi)
+    for variant in VARIANTS:
+        place = f"--netns {namespace} --state-dir {tmp_path / variant.value}"
+        options = f"--backend iptables --iptables {variant.value} {place}"
+        file = "rulesets/02-published-port/host.toml"
+        done = subprocess.run(
+            [sys.executable, "-m", "nftbridge", "apply", file, *options.split()],
+            env=os.environ | {"PATH": str(programs)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == (0 if variant is plain else 5), done.stderr
+        assert ("-A DOCKER " in saved(namespace, variant)) == (variant is plain)
+        if variant is not plain:
+            assert re.search(f"iptables-{variant.value}-(save|restore) is missing", done.stderr)
 
 
 def test_without_raw_the_drops_are_in_mangle(target: Target, namespace: str) -> None:
