@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nftbridge.backend import KnownHosts, Observation
+from nftbridge.backend import Incremental, KnownHosts, Observation
 from nftbridge.compat.held import EARLY, Held, is_own
 from nftbridge.compat.lower import TableChain, chain_name, chains
 from nftbridge.compat.restore import ChainText, Commit, TableText, commits
@@ -19,6 +19,8 @@ _LATER = ("filter", "nat")
 
 class IptablesBackend:
     """Docker's chains in raw (or mangle), filter and nat of both families, by iptables-restore."""
+
+    incremental: Incremental | None = None  # nothing tells whether others have changed a table
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools

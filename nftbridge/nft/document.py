@@ -46,10 +46,7 @@ def install(table: str, rows: FlatRows, outdated: Iterable[Command] = ()) -> lis
     for kernel_set in parts.sets:
         commands += [{"add": kernel_set.declaration.json(table)}, _flush(table, kernel_set)]
     commands += [{"add": rule.json(table)} for rule in parts.rules]
-    for relation, wanted in rows.items():
-        for kernel_set in sets_of(relation):
-            commands += _elements("add", table, kernel_set, wanted)
-    return commands
+    return [*commands, *_of_all("add", table, rows)]
 
 
 def change(table: str, old: FlatRows, new: FlatRows) -> list[Command]:
@@ -67,6 +64,23 @@ def change(table: str, old: FlatRows, new: FlatRows) -> list[Command]:
     return sorted(commands, key=lambda command: "add" in command)  # make room, then fill it
 
 
+def exchange(table: str, removed: FlatRows, added: FlatRows) -> list[Command]:
+    """Only these elements: `removed` are in the kernel, `added` are not.
+
+    Raises `ValueError` if prefixes come and go in one set, which nft 0.9.8 refuses where they
+    overlap: `can_exchange` tells beforehand.
+    """
+    if not can_exchange(removed, added):
+        raise ValueError("prefixes cannot be exchanged, only added or removed")
+    gone = _of_all("delete", table, removed)
+    return [*gone, *_of_all("add", table, added)]  # make room, then fill it
+
+
+def can_exchange(removed: FlatRows, added: FlatRows) -> bool:
+    """Whether no set of prefixes would both lose and gain."""
+    return not any(relation.has_prefixes for relation in removed.keys() & added.keys())
+
+
 def removal(table: str, *, chains: Iterable[str], sets: Iterable[tuple[str, str]]) -> list[Command]:
     """Take out our rules, chains and sets (noun, name); the table stays with what is the user's."""
     chains, spot = list(chains), {"family": "inet", "table": table}
@@ -78,6 +92,12 @@ def removal(table: str, *, chains: Iterable[str], sets: Iterable[tuple[str, str]
 def table_removal(table: str) -> list[Command]:
     """Take out the table with all that is in it, DOCKER-USER's rules as well."""
     return [{"delete": {"table": {"family": "inet", "name": table}}}]
+
+
+def _of_all(verb: str, table: str, rows: FlatRows) -> Iterator[Command]:
+    for relation, its in rows.items():
+        for kernel_set in sets_of(relation):
+            yield from _elements(verb, table, kernel_set, its)
 
 
 def _replace(

@@ -13,6 +13,7 @@ from nftbridge import netns as namespaces
 from nftbridge.errors import KernelRefusedError, UnavailableError
 from nftbridge.nft.document import Command, wrap
 from nftbridge.nft.explain import culprit, missing_option
+from nftbridge.nft.generation import Counter
 from nftbridge.nft.syntax import Json
 
 _FD_SETSIZE = 1024
@@ -54,6 +55,18 @@ class Kernel:
             message = "this nft cannot list the table: what it prints is no JSON"
             hint = "another process may own the table (flag owner); see `nft list tables`"
             raise KernelRefusedError(message, culprit=self.table, hint=hint) from error
+
+    def generation(self) -> int | None:
+        """How many transactions nf_tables has seen in this namespace; None if it does not say."""
+        try:
+            with namespaces.inside(self._netns):
+                counter = Counter()
+        except OSError:
+            return None  # a kernel without nfnetlink
+        try:
+            return counter.read()
+        finally:
+            counter.close()
 
     def commit(self, commands: list[Command]) -> None:
         """Run all commands as one transaction.

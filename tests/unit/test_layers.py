@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("notation", "effects"),
     ("schema",),
     ("config", "policy"),
-    ("plan",),
+    ("plan", "difference"),
     ("backend",),
     ("nft", "compat"),
     ("state", "probe"),
