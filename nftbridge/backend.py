@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -50,6 +51,10 @@ class Incremental(Protocol):
 
     def generation(self) -> int | None:
         """A number that every change of the facility moves by one; None if it cannot be had."""
+        ...
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Meanwhile changes cost no connection to the kernel each; the body may take days."""
         ...
 
     def can_exchange(self, removed: FlatRows, added: FlatRows) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,18 +51,18 @@ class Engine:
     def __init__(self, target: Target, backend: Backend) -> None:
         self._target = target
         self._backend = backend
-        self._state = _state(target)
+        self._state = state_of(target)
 
     @classmethod
     def of_last_apply(cls, target: Target, wanted: str) -> tuple[Engine, Choice]:
         """An engine to look at, or take out, what was applied: auto is the backend that did it."""
-        choice = choose(wanted, target, _state(target).backend())
+        choice = choose(wanted, target, state_of(target).backend())
         return cls(target, choice.backend), choice
 
     @classmethod
     def to_apply(cls, target: Target, wanted: str) -> Engine:
         """An engine to bring the kernel to a host; nftables is not doubted where it did before."""
-        recorded = _state(target).backend()
+        recorded = state_of(target).backend()
         trusted = recorded if recorded == "nftables" else None
         return cls(target, choose(wanted, target, trusted).backend)
 
@@ -86,10 +86,20 @@ class Engine:
         The kernel is listed only if something may have changed it since the last apply. Raises
         `KernelRefusedError` if the kernel refused it; then nothing was changed.
         """
-        host = settled(host, self._target.netns)
-        document = config.host_to_data(host)
+        return self._apply(lambda: host)
+
+    def update(self, wanted: Callable[[Host], Host]) -> Plan:
+        """`apply` what is `wanted` of the host last applied, which is `Host()` if none is."""
+        return self._apply(lambda: wanted(self._state.applied() or Host()))
+
+    def release(self) -> None:
+        """Free what has been read; for those who keep an engine."""
+        self._state.release()
+
+    def _apply(self, wanted: Callable[[], Host]) -> Plan:
         with self._state.locked():
-            start = self._generation()
+            host = settled(wanted(), self._target.netns)
+            document, start = config.host_to_data(host), self._generation()
             plan = self._short_way(document, start)
             if plan is not None:
                 return self._go_short(plan, host, document, start)
@@ -242,7 +252,8 @@ class Engine:
         return compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
 
 
-def _state(target: Target) -> State:
+def state_of(target: Target) -> State:
+    """The record of that table in that namespace."""
     with namespaces.inside(target.netns):
         boot, cookie = namespaces.boot(), namespaces.cookie()
         return State(target.state_directory, target.table, cookie, boot)

@@ -4,6 +4,11 @@
 the host it leads to stands in ``pending.json``; if the process dies, the kernel holds either.
 Files are replaced whole, never written in place.
 
+Small changes are not worth a new ``applied.json``. They stand in ``changes-SERIAL.jsonl``, a line
+before the kernel is asked and a line with the outcome after it; SERIAL is that of the
+``applied.json`` they come after. This file is not synchronised to the disk: a process that dies
+loses nothing of it, and with the machine the kernel's rules are lost as well.
+
 ``mark.json`` is there while nothing is under way and the kernel was seen to be exactly at
 ``applied.json``: it says at which generation of the kernel's counter that was, in which boot, and
 by which code. Whoever finds the counter unmoved need not look at the kernel.
@@ -16,9 +21,10 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +32,7 @@ from nftbridge import __version__, config
 from nftbridge.difference import Document
 from nftbridge.errors import InputError, UnavailableError
 from nftbridge.model import Host
+from nftbridge.model.changes import Change
 
 _FORMAT = 1
 _HERE = Path(__file__).parent
@@ -45,6 +52,7 @@ class State:
         self._folder = directory / namespace / table
         self._boot = boot
         self._bodies: dict[str, tuple[object, dict[str, Any]]] = {}
+        self._heads: dict[str, tuple[object, dict[str, Any]]] = {}
 
     @contextmanager
     def locked(self) -> Generator[None]:
@@ -60,11 +68,20 @@ class State:
 
     def applied(self) -> Host | None:
         """The host that was last applied; None if none was, or what is recorded cannot be read."""
-        return self._read("applied.json")
+        return _host(self.document())
 
     def document(self) -> object:
         """The document of the host that was last applied; None if there is none."""
-        return self._recorded("applied.json")
+        return self._with_changes(self._done_changes())
+
+    def fold(self) -> None:
+        """Put small changes whose end is on record into ``applied.json``; all else stays."""
+        mark, backend, document = self.mark(), self.backend(), self.document()
+        lines = self._lines()
+        if lines and "done" in lines[-1] and backend is not None and document is not None:
+            self.announce(cast("Document", document), backend)
+            self.settle()
+            self.set_mark(mark)
 
     def mark(self) -> int | None:
         """The generation at which the kernel was last seen to be at what was last applied.
@@ -79,22 +96,52 @@ class State:
 
     def backend(self) -> str | None:
         """The backend of the last apply."""
-        found = self._body("applied.json").get("backend")
+        found = self._head("applied.json").get("backend")
         return found if found in ("nftables", "iptables", "iptables-nft") else None
 
     def pending(self) -> Host | None:
         """The host of a transaction of which nobody recorded how it ended."""
-        return self._read("pending.json")
+        if (self._folder / "pending.json").exists():
+            return _host(self._body("pending.json").get("host"))
+        lines = self._lines()
+        if not lines or "changes" not in lines[-1]:
+            return None
+        return _host(self._with_changes([*self._done_changes(), *lines[-1]["changes"]]))
 
     def announce(self, document: Document, backend: str) -> None:
         """Record that a transaction towards the host of `document` is about to begin."""
         self.unmark()
-        self._write("pending.json", {"backend": backend, "host": document})
+        with self._reported():
+            self._journal(self._serial() + 1).unlink(missing_ok=True)
+        body: dict[str, object] = {
+            "backend": backend,
+            "serial": self._serial() + 1,
+            "host": document,
+        }
+        self._write("pending.json", body)
 
     def settle(self) -> None:
         """Record that the announced transaction has happened."""
+        outdated = self._journal()
         with self._reported():
             os.replace(self._folder / "pending.json", self._folder / "applied.json")
+            outdated.unlink(missing_ok=True)
+
+    def begin(self, changes: Iterable[Change]) -> None:
+        """Record that a transaction that makes `changes` is about to begin.
+
+        What was last applied must have been announced with `host_to_data`.
+        """
+        self.unmark()
+        self._append({"changes": [config.change_to_data(change) for change in changes]})
+
+    def end(self, *, done: bool) -> None:
+        """Record whether the transaction that was begun has happened."""
+        self._append({"done": done})
+
+    def revision(self) -> object:
+        """Something that is different after each change of the record."""
+        return [_identity(path) for path in (self._folder / "applied.json", self._journal())]
 
     def withdraw(self) -> None:
         """Record that the announced transaction has not happened."""
@@ -115,41 +162,78 @@ class State:
     def forget(self) -> None:
         """Record that what was applied has been removed on purpose."""
         self.unmark()
+        outdated = self._journal()
         self._write("applied.json", {"removed": True})
+        with self._reported():
+            outdated.unlink(missing_ok=True)
         self.withdraw()
 
     def removed(self) -> bool:
         """Whether the last thing that was done is to remove everything."""
-        return self._body("applied.json").get("removed") is True
+        return self._head("applied.json").get("removed") is True
 
-    def _read(self, name: str) -> Host | None:
+    def _with_changes(self, changes: Iterable[dict[str, Any]]) -> object:
+        """The document in ``applied.json`` after these changes; None if they do not fit."""
+        document = self._body("applied.json").get("host")
+        changes = list(changes)
         try:
-            return config.host_from_data(self._recorded(name))
-        except (TypeError, InputError):
-            return None  # never written, or by another version: the kernel is the truth anyway
+            return config.after(document, changes) if changes else document
+        except (KeyError, TypeError, ValueError, StopIteration):
+            return None
 
-    def _recorded(self, name: str) -> Any:
-        """The host in that file as plain data; None if there is none that can be understood."""
-        return self._body(name).get("host")
+    def _done_changes(self) -> Iterator[dict[str, Any]]:
+        lines = self._lines()
+        for line, outcome in pairwise(lines):
+            if "changes" in line and outcome.get("done") is True:
+                yield from line["changes"]
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """The journal of small changes; a last line that is not complete was never acted on."""
+        try:
+            with self._reported(missing=True):
+                text = self._journal().read_text()
+            return [json.loads(line) for line in text.splitlines() if line]
+        except (FileNotFoundError, ValueError, RecursionError):
+            return []
+
+    def _append(self, line: dict[str, object]) -> None:
+        with self._reported(), self._journal().open("a") as file:
+            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+    def _journal(self, serial: int | None = None) -> Path:
+        return self._folder / f"changes-{self._serial() if serial is None else serial}.jsonl"
+
+    def _serial(self) -> int:
+        serial = self._head("applied.json").get("serial")
+        return serial if type(serial) is int else 0
 
     def _made_by(self) -> list[str] | None:
         return None if self._boot is None else [self._boot, __version__, code()]
 
     def _body(self, name: str) -> dict[str, Any]:
         """What the file holds; read again only after it has been replaced."""
+        return self._cached(name, self._bodies)
+
+    def _head(self, name: str) -> dict[str, Any]:
+        """The same without the host, which may be large."""
+        return self._cached(name, self._heads)
+
+    def _cached(self, name: str, known: dict[str, tuple[object, dict[str, Any]]]) -> dict[str, Any]:
         try:
             with self._reported(missing=True), (self._folder / name).open("rb") as file:
-                status = os.fstat(file.fileno())
-                identity = status.st_ino, status.st_mtime_ns, status.st_size
-                known = self._bodies.get(name)
-                if known is not None and known[0] == identity:
-                    return known[1]
-                body: Any = json.loads(file.read())
+                identity = _identity(file.fileno())
+                if name not in known or known[name][0] != identity:
+                    body: Any = json.loads(file.read())
+                    found = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+                    head = {key: value for key, value in found.items() if key != "host"}
+                    self._bodies[name], self._heads[name] = (identity, found), (identity, head)
         except (FileNotFoundError, ValueError, RecursionError):
             return {}
-        found = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-        self._bodies[name] = identity, found
-        return found
+        return known[name][1]
+
+    def release(self) -> None:
+        """Free what has been read and is large."""
+        self._bodies.clear()
 
     def _write(self, name: str, content: dict[str, object]) -> None:
         body = {"format": _FORMAT, "nftbridge": __version__} | content
@@ -178,6 +262,22 @@ class State:
             denied = error.errno in (errno.EACCES, errno.EPERM)
             hint = f"run as root, or {where}" if denied else f"make room or mend it, or {where}"
             raise UnavailableError(message, hint=hint) from error
+
+
+def _host(document: object) -> Host | None:
+    try:
+        return config.host_from_data(document)
+    except (TypeError, InputError):
+        return None  # never written, or by another version: the kernel is the truth anyway
+
+
+def _identity(file: int | Path) -> tuple[int, int, int] | None:
+    """What is different after each change of a file; None if there is no such file."""
+    try:
+        status = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from nftbridge.backend import Incremental, KnownHosts, Observation
 from nftbridge.errors import Problem
 from nftbridge.model import Host
@@ -66,6 +68,7 @@ class NftablesBackend:
         """
         del known
         wanted = self.rows(host)
+        self._rows = None  # a program that stays must not keep them all
         if not observed.differences:
             self._kernel.commit(document.change(self._table, observed.rows, wanted))
             return
@@ -77,13 +80,17 @@ class NftablesBackend:
         """nf_tables' own count of transactions, whatever table they were about."""
         return self._kernel.generation()
 
+    def connected(self) -> AbstractContextManager[None]:
+        """Keep a libnftables context for writing."""
+        return self._kernel.connected()
+
     def can_exchange(self, removed: FlatRows, added: FlatRows) -> bool:
         """All but prefixes that would come and go in one set."""
         return document.can_exchange(removed, added)
 
     def exchange(self, removed: FlatRows, added: FlatRows) -> None:
         """Delete and add these elements in one transaction, without looking at any other."""
-        self._kernel.commit(document.exchange(self._table, removed, added))
+        self._kernel.send(document.exchange(self._table, removed, added))
 
     def remove(self, known: KnownHosts, *, everything: bool) -> list[str]:
         """Delete the table, or all that is ours in it where something of the user's has to stay."""

@@ -31,6 +31,9 @@ _LOOPBACK: dict[Family, Prefix] = {
 }
 _ICMP = {Family.IPV4: "icmp", Family.IPV6: "ipv6-icmp"}
 
+OPENING = frozenset({known.OPEN_PORTS, known.SELF_PUBLISHED})
+"""Relations with one row per open port of a container, however many publications open it."""
+
 Fact: TypeAlias = tuple[Relation, Key, Key]
 """A row without its family and owner: relation, key, value."""
 
