@@ -68,8 +68,13 @@ networks = st.builds(
     host_ipv4=st.sampled_from([None, IPv4Address("192.0.2.9")]),
     containers=st.lists(containers, max_size=2).map(tuple),
 )
-names, boxes = st.sampled_from(NETWORKS), st.sampled_from(CONTAINERS)
+names, boxes = st.sampled_from(("a", "a", *NETWORKS)), st.sampled_from(("web", *CONTAINERS))
+plain = st.builds(
+    Publication, st.just(80), st.integers(8000, 8002), addresses, count=st.integers(1, 2)
+)
 changes = st.one_of(
+    st.builds(Publish, st.just("a"), st.just("web"), plain),
+    st.builds(Publish, st.just("a"), st.just("web"), plain),
     st.builds(Create, networks),
     st.builds(Delete, names),
     st.builds(Attach, names, containers),
