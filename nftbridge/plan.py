@@ -80,7 +80,7 @@ def _missing(here: FlatRows, there: FlatRows) -> FlatRows:
     for relation, rows in here.items():
         others = there.get(relation, {})
         if rows != others:
-            found = {k: v for k, v in rows.items() if others.get(k) != v}
+            found = {k: v for k, v in rows.items() if others.get(k) != v} if others else rows
             if found:
                 missing[relation] = found
     return missing

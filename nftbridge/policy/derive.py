@@ -45,14 +45,8 @@ class _Bridge(NamedTuple):
     network: Network
     family: Family
     subnet: Prefix
-
-    @property
-    def name(self) -> str:
-        return self.network.bridge
-
-    @property
-    def mode(self) -> GatewayMode:
-        return self.network.gateway_mode(self.family)
+    name: str
+    mode: GatewayMode
 
     @property
     def proxied(self) -> bool:
@@ -95,7 +89,9 @@ def walk(host: Host) -> Iterator[tuple[Family, Source, Iterator[Fact]]]:
         for family in host.families():
             subnet = network.subnet(family)
             if subnet is not None:
-                yield from _walk_network(_Bridge(host, network, family, subnet))
+                mode = network.gateway_mode(family)
+                bridge = _Bridge(host, network, family, subnet, network.bridge, mode)
+                yield from _walk_network(bridge)
 
 
 def _walk_network(bridge: _Bridge) -> Iterator[tuple[Family, Source, Iterator[Fact]]]:
