@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from nftbridge.backend import KnownHosts, Observation
+from nftbridge.backend import Incremental, KnownHosts, Observation
 from nftbridge.compat import read
 from nftbridge.compat.held import EARLY, Held, homes, is_own, lacking
 from nftbridge.compat.lower import TableChain, chain_name, chains
@@ -29,6 +29,8 @@ class IptablesBackend:
 
     Without a layout the one that is there is observed as the right one, and Docker's is written.
     """
+
+    incremental: Incremental | None = None  # nothing tells whether others have changed a table
 
     def __init__(self, tools: Tools, layout: Layout | None = None) -> None:
         self._tools = tools

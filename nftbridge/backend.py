@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -45,10 +46,35 @@ KnownHosts: TypeAlias = Callable[[], Iterable[Host]]
 Where a backend shares a chain with others, it is their rules that are ours."""
 
 
+class Incremental(Protocol):
+    """What a backend can do besides, if its kernel facility counts its changes."""
+
+    def generation(self) -> int | None:
+        """A number that every change of the facility moves by one; None if it cannot be had."""
+        ...
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Meanwhile changes cost no connection to the kernel each; the body may take days."""
+        ...
+
+    def can_exchange(self, removed: FlatRows, added: FlatRows) -> bool:
+        """Whether these can go and come in one transaction."""
+        ...
+
+    def exchange(self, removed: FlatRows, added: FlatRows) -> None:
+        """One transaction that takes some rows out, which are there, and puts others in."""
+        ...
+
+
 class Backend(Protocol):
     """Programs one kernel facility. What talks to the kernel raises `NftbridgeError`."""
 
     name: str
+
+    @property
+    def incremental(self) -> Incremental | None:
+        """Changes without a look at the kernel, where it tells that nobody else has changed it."""
+        ...
 
     @property
     def place(self) -> str:

@@ -75,6 +75,8 @@ def apply(options: Namespace) -> int:
         print(f"applied to {engine.place}: {summary(done)}")
     else:
         print(f"nothing to do: {engine.place} is as {options.file} declares it")
+    if done.retried:
+        print(f"nftbridge: warning: {done.retried}, so all was put in anew", file=sys.stderr)
     for phrase in done.kept:
         print(f"left behind by the other backend: {phrase}")
     return 0

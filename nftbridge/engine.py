@@ -5,20 +5,31 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nftbridge import config
 from nftbridge import netns as namespaces
 from nftbridge.backend import Backend, Observation
 from nftbridge.choice import Choice, Target, choose
+from nftbridge.difference import Document, difference
 from nftbridge.effects import missing_effects
-from nftbridge.errors import NftbridgeError, Problem, UnavailableError
+from nftbridge.errors import (
+    InputError,
+    KernelRefusedError,
+    NftbridgeError,
+    Problem,
+    UnavailableError,
+)
 from nftbridge.model import Host
 from nftbridge.plan import Plan, compare
 from nftbridge.policy.derive import MIRRORED_INTERFACE
 from nftbridge.state import State
+
+_GENERATIONS = 1 << 32
+"""The counter has 32 bits and skips zero: once in that many changes the kernel is listed again."""
 
 _WSL_TOOL = Path("/usr/bin/wslinfo")
 
@@ -46,18 +57,18 @@ class Engine:
     def __init__(self, target: Target, backend: Backend) -> None:
         self._target = target
         self._backend = backend
-        self._state = _state(target)
+        self._state = state_of(target)
 
     @classmethod
     def of_last_apply(cls, target: Target, wanted: str) -> tuple[Engine, Choice]:
         """An engine to look at, or take out, what was applied: auto is the backend that did it."""
-        choice = choose(wanted, target, _state(target).backend())
+        choice = choose(wanted, target, state_of(target).backend())
         return cls(target, choice.backend), choice
 
     @classmethod
     def to_apply(cls, target: Target, wanted: str) -> Engine:
         """An engine to bring the kernel to a host; nftables is not doubted where it did before."""
-        recorded = _state(target).backend()
+        recorded = state_of(target).backend()
         trusted = recorded if recorded == "nftables" else None
         return cls(target, choose(wanted, target, trusted).backend)
 
@@ -78,24 +89,123 @@ class Engine:
     def apply(self, host: Host) -> Plan:
         """Bring the kernel to `host` in one transaction; returns what was done, empty if nothing.
 
-        Raises `KernelRefusedError` if the kernel refused it; then nothing was changed.
+        The kernel is listed only if something may have changed it since the last apply. Raises
+        `KernelRefusedError` if the kernel refused it; then nothing was changed.
         """
-        host, kept = settled(host, self._target.netns), tuple[str, ...]()
+        return self._apply(lambda: host)
+
+    def update(self, wanted: Callable[[Host], Host]) -> Plan:
+        """`apply` what is `wanted` of the host last applied, which is `Host()` if none is."""
+        return self._apply(lambda: wanted(self._state.applied() or Host()))
+
+    def release(self) -> None:
+        """Free what has been read; for those who keep an engine."""
+        self._state.release()
+
+    def _apply(self, wanted: Callable[[], Host]) -> Plan:
         with self._state.locked():
-            before = self._before()
-            observed = self._observe(host)
-            plan = self._way_to(host, observed)
-            if plan or before or not self._state.records(host):
-                self._state.announce(host, self._backend.name)
-                with self._withdrawn_on_refusal():
-                    if plan:
-                        self._backend.bring_to(host, observed, self._known)
-                    if before is not None:  # for a moment both decide, and the stricter one counts
-                        kept = tuple(before.remove(self._known, everything=False))
-                self._state.settle()
-            else:
-                self._state.withdraw()  # what somebody announced and did not do
+            host = settled(wanted(), self._target.netns)
+            document, start = config.host_to_data(host), self._generation()
+            plan = self._short_way(document, start)
+            if plan is not None:
+                return self._go_short(plan, host, document, start)
+            return self._go_long(host, document, start)
+
+    def _short_way(self, document: Document, generation: int | None) -> Plan | None:
+        """The way from what was last applied, if the kernel must still be there; else None."""
+        incremental = self._backend.incremental
+        if incremental is None or self._state.backend() != self._backend.name:
+            return None
+        if generation is None or self._state.mark() != generation:
+            return None
+        found = difference(self._state.document(), document)
+        if found is None:
+            return None
+        try:
+            held, wanted = (
+                config.host_from_data(found.document(networks))
+                for networks in (found.held, found.wanted)
+            )
+        except InputError:
+            return None  # a record that somebody has edited
+        plan = compare(
+            self._backend.rows(held),
+            self._backend.rows(wanted),
+            held_host=held,
+            wanted_host=wanted,
+        )
+        return plan if incremental.can_exchange(plan.removed, plan.added) else None
+
+    def _go_short(self, plan: Plan, host: Host, document: Document, start: int | None) -> Plan:
+        if not plan and self._state.document() == document:
+            return plan
+        with self._recorded(document, start, commits=int(bool(plan))):
+            return self._exchange(plan, host) if plan else plan
+
+    def _go_long(self, host: Host, document: Document, start: int | None) -> Plan:
+        """Look at the kernel, and change what is not as `host` declares it."""
+        before = self._before()
+        observed = self._observe(host)
+        plan, kept = self._way_to(host, observed), tuple[str, ...]()
+        if not (plan or before) and self._state.document() == document:
+            self._state.withdraw()  # what somebody announced and did not do
+            self._mark(start, commits=0)
+            return plan
+        with self._recorded(document, start, commits=int(bool(plan))):
+            if plan:
+                plan = self._bring_to(host, observed, plan)
+            if before is not None:  # for a moment both decide, and the stricter one counts
+                kept = tuple(before.remove(self._known, everything=False))
         return replace(plan, kept=kept)
+
+    def _exchange(self, plan: Plan, host: Host) -> Plan:
+        """Change rows without having looked; if the kernel objects, put everything in anew."""
+        incremental = self._backend.incremental
+        if incremental is None:
+            raise AssertionError(f"{self._backend.name} cannot change rows alone")
+        try:
+            incremental.exchange(plan.removed, plan.added)
+        except KernelRefusedError as refusal:
+            return self._install(host, plan, refusal)
+        return plan
+
+    def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
+        try:
+            self._backend.bring_to(host, observed, self._known)
+        except KernelRefusedError as refusal:
+            if plan.install or self._backend.incremental is None:
+                raise
+            return self._install(host, plan, refusal)
+        return plan
+
+    def _install(self, host: Host, plan: Plan, refusal: KernelRefusedError) -> Plan:
+        """After a refused change of rows: everything, once. Whoever reads the plan learns why."""
+        reason = f"the kernel refused to change rows alone ({refusal.reason})"
+        everything = Observation(present=True, rows={}, differences=(reason,))
+        self._backend.bring_to(host, everything, self._known)
+        return replace(plan, install=(reason,), retried=reason)
+
+    @contextmanager
+    def _recorded(self, document: Document, start: int | None, *, commits: int) -> Generator[None]:
+        """Announce a transaction, and when it is done record it, with a mark if nobody cut in."""
+        self._state.announce(document, self._backend.name)
+        try:
+            yield
+        except NftbridgeError:
+            self._state.withdraw()
+            raise
+        self._state.settle()
+        self._mark(start, commits)
+
+    def _mark(self, start: int | None, commits: int) -> None:
+        """Vouch for the kernel if since `start` it has seen these commits and no other."""
+        now = self._generation()
+        if start is not None and now == (start + commits) % _GENERATIONS:
+            self._state.set_mark(now)
+
+    def _generation(self) -> int | None:
+        incremental = self._backend.incremental
+        return None if incremental is None else incremental.generation()
 
     def shortcomings(self, host: Host) -> tuple[Problem, ...]:
         """What `host` asks for and will not get on this kernel, although it can be applied.
@@ -153,18 +263,12 @@ class Engine:
         wanted = self._backend.rows(host)
         return compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
 
-    @contextmanager
-    def _withdrawn_on_refusal(self) -> Generator[None]:
-        try:
-            yield
-        except NftbridgeError:
-            self._state.withdraw()
-            raise
 
-
-def _state(target: Target) -> State:
+def state_of(target: Target) -> State:
+    """The record of that table in that namespace."""
     with namespaces.inside(target.netns):
-        return State(target.state_directory, target.table, namespaces.cookie())
+        boot, cookie = namespaces.boot(), namespaces.cookie()
+        return State(target.state_directory, target.table, cookie, boot)
 
 
 def settled(host: Host, netns: str | None = None) -> Host:

@@ -51,13 +51,17 @@ class InputError(NftbridgeError):
 
 
 class KernelRefusedError(NftbridgeError):
-    """The kernel refused the transaction, nothing was changed; `culprit` is the object or row."""
+    """The kernel refused the transaction, nothing was changed; `culprit` is the object or row.
+
+    `reason` is the text without the hint.
+    """
 
     exit_status = 3
 
     def __init__(self, message: str, *, culprit: str = "", hint: str = "") -> None:
         named = f"{culprit}: {message}" if culprit else message
         super().__init__(f"{named}\n    hint: {hint}" if hint else named)
+        self.reason = named
         self.culprit = culprit
         self.hint = hint
 

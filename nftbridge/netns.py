@@ -51,6 +51,16 @@ def cookie() -> str:
     return f"net-{int.from_bytes(raw, 'little')}"
 
 
+def boot() -> str | None:
+    """What tells this boot from all others; None where `cookie` may name two namespaces of it."""
+    if not cookie().startswith("net-"):
+        return None
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
 def _opened(netns: str) -> _Opened:
     path = Path(netns) if "/" in netns else NAMED / netns
     try:

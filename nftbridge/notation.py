@@ -5,6 +5,7 @@ Each reader gives the value, or None after it has told `report` everything that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -18,6 +19,7 @@ Report: TypeAlias = Callable[[str, str], None]
 
 _PORTS = f"ports are plain numbers from 1 to {LAST_PORT}"
 _SYNTAX = "write [HOST_ADDRESS:]HOST_PORT:CONTAINER_PORT[/PROTOCOL], e.g. 8080:80/tcp"
+_PLAIN = re.compile("([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
 _PROTOCOLS = {protocol.value: protocol for protocol in Protocol}
 
 
@@ -97,6 +99,11 @@ def read_publication(text: str, report: Report) -> Publication | None:
 
     The container port alone is a publication without host port, which only routed networks take.
     """
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None:  # as nearly all of them are, in files with thousands
+        host_port, container_port = int(plain[1]), int(plain[2])
+        if host_port <= LAST_PORT and container_port <= LAST_PORT:
+            return Publication(container_port, host_port)
     ports, slash, name = text.partition("/")
     protocol = read_protocol(name, report) if slash else Protocol.TCP
     fields = _bracketed_fields(ports, report) if "[" in ports else _fields(ports, report)

@@ -29,14 +29,16 @@ class RowChange(NamedTuple):
 class Plan:
     """What a transaction would do; `install` says why chains and rules are put in anew, if so.
 
-    `kept` is what of the user's was left behind by a backend that is no longer used. `held_host`
-    and `wanted_host`, where known, tell whose rows they are.
+    `kept` is what of the user's was left behind by a backend that is no longer used; `retried` says
+    why everything was put in anew where rows ought to have sufficed. `held_host` and `wanted_host`,
+    where known, tell whose rows they are.
     """
 
     install: tuple[str, ...] = ()
     removed: FlatRows = field(default_factory=dict[Relation, dict[FlatKey, FlatKey]])
     added: FlatRows = field(default_factory=dict[Relation, dict[FlatKey, FlatKey]])
     kept: tuple[str, ...] = ()
+    retried: str = ""
     held_host: Host | None = field(default=None, repr=False)
     wanted_host: Host | None = field(default=None, repr=False)
 
@@ -78,7 +80,7 @@ def _missing(here: FlatRows, there: FlatRows) -> FlatRows:
     for relation, rows in here.items():
         others = there.get(relation, {})
         if rows != others:
-            found = {k: v for k, v in rows.items() if others.get(k) != v}
+            found = {k: v for k, v in rows.items() if others.get(k) != v} if others else rows
             if found:
                 missing[relation] = found
     return missing

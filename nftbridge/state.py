@@ -3,31 +3,56 @@
 ``applied.json`` is the host that the kernel was last brought to. While a transaction is under way
 the host it leads to stands in ``pending.json``; if the process dies, the kernel holds either.
 Files are replaced whole, never written in place.
+
+Small changes are not worth a new ``applied.json``. They stand in ``changes-SERIAL.jsonl``, a line
+before the kernel is asked and a line with the outcome after it; SERIAL is that of the
+``applied.json`` they come after. This file is not synchronised to the disk: a process that dies
+loses nothing of it, and with the machine the kernel's rules are lost as well.
+
+``mark.json`` is there while nothing is under way and the kernel was seen to be exactly at
+``applied.json``: it says at which generation of the kernel's counter that was, in which boot, and
+by which code. Whoever finds the counter unmoved need not look at the kernel.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 from nftbridge import __version__, config
+from nftbridge.difference import Document
 from nftbridge.errors import InputError, UnavailableError
 from nftbridge.model import Host
+from nftbridge.model.changes import Change
 
 _FORMAT = 1
+_HERE = Path(__file__).parent
+_DECIDING = ("", "model", "policy", "nft")
+"""The folders with the code on which it depends what the kernel is brought to."""
 
 
 class State:
-    """The state of one table in one network namespace."""
+    """The state of one table in one network namespace.
 
-    def __init__(self, directory: Path, table: str, namespace: str) -> None:
+    `boot` tells boots apart; without it no mark is kept.
+    """
+
+    def __init__(
+        self, directory: Path, table: str, namespace: str, boot: str | None = None
+    ) -> None:
         self._folder = directory / namespace / table
+        self._boot = boot
+        self._bodies: dict[str, tuple[object, dict[str, Any]]] = {}
+        self._heads: dict[str, tuple[object, dict[str, Any]]] = {}
 
     @contextmanager
     def locked(self) -> Generator[None]:
@@ -43,64 +68,172 @@ class State:
 
     def applied(self) -> Host | None:
         """The host that was last applied; None if none was, or what is recorded cannot be read."""
-        return self._read("applied.json")
+        return _host(self.document())
 
-    def records(self, host: Host) -> bool:
-        """Whether `host` is what was last applied."""
-        recorded = self._recorded("applied.json")
-        return recorded is not None and recorded == json.loads(
-            json.dumps(config.host_to_data(host))
-        )
+    def document(self) -> object:
+        """The document of the host that was last applied; None if there is none."""
+        return self._with_changes(self._done_changes())
+
+    def fold(self) -> None:
+        """Put small changes whose end is on record into ``applied.json``; all else stays."""
+        mark, backend, document = self.mark(), self.backend(), self.document()
+        lines = self._lines()
+        if lines and "done" in lines[-1] and backend is not None and document is not None:
+            self.announce(cast("Document", document), backend)
+            self.settle()
+            self.set_mark(mark)
+
+    def mark(self) -> int | None:
+        """The generation at which the kernel was last seen to be at what was last applied.
+
+        None if it was not, or if another boot or other code says so.
+        """
+        body, made_by = self._body("mark.json"), self._made_by()
+        if made_by is None or body.get("made_by") != made_by:
+            return None
+        generation = body.get("generation")
+        return generation if type(generation) is int else None
 
     def backend(self) -> str | None:
         """The backend of the last apply."""
-        found = self._body("applied.json").get("backend")
+        found = self._head("applied.json").get("backend")
         return found if found in ("nftables", "iptables", "iptables-nft") else None
 
     def pending(self) -> Host | None:
         """The host of a transaction of which nobody recorded how it ended."""
-        return self._read("pending.json")
+        if (self._folder / "pending.json").exists():
+            return _host(self._body("pending.json").get("host"))
+        lines = self._lines()
+        if not lines or "changes" not in lines[-1]:
+            return None
+        return _host(self._with_changes([*self._done_changes(), *lines[-1]["changes"]]))
 
-    def announce(self, host: Host, backend: str) -> None:
-        """Record that a transaction towards `host` is about to begin."""
-        self._write("pending.json", {"backend": backend, "host": config.host_to_data(host)})
+    def announce(self, document: Document, backend: str) -> None:
+        """Record that a transaction towards the host of `document` is about to begin."""
+        self.unmark()
+        with self._reported():
+            self._journal(self._serial() + 1).unlink(missing_ok=True)
+        body: dict[str, object] = {
+            "backend": backend,
+            "serial": self._serial() + 1,
+            "host": document,
+        }
+        self._write("pending.json", body)
 
     def settle(self) -> None:
         """Record that the announced transaction has happened."""
+        outdated = self._journal()
         with self._reported():
             os.replace(self._folder / "pending.json", self._folder / "applied.json")
+            outdated.unlink(missing_ok=True)
+
+    def begin(self, changes: Iterable[Change]) -> None:
+        """Record that a transaction that makes `changes` is about to begin.
+
+        What was last applied must have been announced with `host_to_data`.
+        """
+        self.unmark()
+        self._append({"changes": [config.change_to_data(change) for change in changes]})
+
+    def end(self, *, done: bool) -> None:
+        """Record whether the transaction that was begun has happened."""
+        self._append({"done": done})
+
+    def revision(self) -> object:
+        """Something that is different after each change of the record."""
+        return [_identity(path) for path in (self._folder / "applied.json", self._journal())]
 
     def withdraw(self) -> None:
         """Record that the announced transaction has not happened."""
         with self._reported():
             (self._folder / "pending.json").unlink(missing_ok=True)
 
+    def set_mark(self, generation: int | None) -> None:
+        """Record that the kernel is at what was last applied, in that generation."""
+        made_by = self._made_by()
+        if generation is not None and made_by is not None:
+            self._write("mark.json", {"generation": generation, "made_by": made_by})
+
+    def unmark(self) -> None:
+        """Record that the kernel has to be looked at."""
+        with self._reported():
+            (self._folder / "mark.json").unlink(missing_ok=True)
+
     def forget(self) -> None:
         """Record that what was applied has been removed on purpose."""
+        self.unmark()
+        outdated = self._journal()
         self._write("applied.json", {"removed": True})
+        with self._reported():
+            outdated.unlink(missing_ok=True)
         self.withdraw()
 
     def removed(self) -> bool:
         """Whether the last thing that was done is to remove everything."""
-        return self._body("applied.json").get("removed") is True
+        return self._head("applied.json").get("removed") is True
 
-    def _read(self, name: str) -> Host | None:
+    def _with_changes(self, changes: Iterable[dict[str, Any]]) -> object:
+        """The document in ``applied.json`` after these changes; None if they do not fit."""
+        document = self._body("applied.json").get("host")
+        changes = list(changes)
         try:
-            return config.host_from_data(self._recorded(name))
-        except (TypeError, InputError):
-            return None  # never written, or by another version: the kernel is the truth anyway
+            return config.after(document, changes) if changes else document
+        except (KeyError, TypeError, ValueError, StopIteration):
+            return None
 
-    def _recorded(self, name: str) -> Any:
-        """The host in that file as plain data; None if there is none that can be understood."""
-        return self._body(name).get("host")
+    def _done_changes(self) -> Iterator[dict[str, Any]]:
+        lines = self._lines()
+        for line, outcome in pairwise(lines):
+            if "changes" in line and outcome.get("done") is True:
+                yield from line["changes"]
 
-    def _body(self, name: str) -> dict[str, Any]:
+    def _lines(self) -> list[dict[str, Any]]:
+        """The journal of small changes; a last line that is not complete was never acted on."""
         try:
             with self._reported(missing=True):
-                body: Any = json.loads((self._folder / name).read_bytes())
+                text = self._journal().read_text()
+            return [json.loads(line) for line in text.splitlines() if line]
+        except (FileNotFoundError, ValueError, RecursionError):
+            return []
+
+    def _append(self, line: dict[str, object]) -> None:
+        with self._reported(), self._journal().open("a") as file:
+            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+    def _journal(self, serial: int | None = None) -> Path:
+        return self._folder / f"changes-{self._serial() if serial is None else serial}.jsonl"
+
+    def _serial(self) -> int:
+        serial = self._head("applied.json").get("serial")
+        return serial if type(serial) is int else 0
+
+    def _made_by(self) -> list[str] | None:
+        return None if self._boot is None else [self._boot, __version__, code()]
+
+    def _body(self, name: str) -> dict[str, Any]:
+        """What the file holds; read again only after it has been replaced."""
+        return self._cached(name, self._bodies)
+
+    def _head(self, name: str) -> dict[str, Any]:
+        """The same without the host, which may be large."""
+        return self._cached(name, self._heads)
+
+    def _cached(self, name: str, known: dict[str, tuple[object, dict[str, Any]]]) -> dict[str, Any]:
+        try:
+            with self._reported(missing=True), (self._folder / name).open("rb") as file:
+                identity = _identity(file.fileno())
+                if name not in known or known[name][0] != identity:
+                    body: Any = json.loads(file.read())
+                    found = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+                    head = {key: value for key, value in found.items() if key != "host"}
+                    self._bodies[name], self._heads[name] = (identity, found), (identity, head)
         except (FileNotFoundError, ValueError, RecursionError):
             return {}
-        return cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+        return known[name][1]
+
+    def release(self) -> None:
+        """Free what has been read and is large."""
+        self._bodies.clear()
 
     def _write(self, name: str, content: dict[str, object]) -> None:
         body = {"format": _FORMAT, "nftbridge": __version__} | content
@@ -129,3 +262,37 @@ class State:
             denied = error.errno in (errno.EACCES, errno.EPERM)
             hint = f"run as root, or {where}" if denied else f"make room or mend it, or {where}"
             raise UnavailableError(message, hint=hint) from error
+
+
+def _host(document: object) -> Host | None:
+    try:
+        return config.host_from_data(document)
+    except (TypeError, InputError):
+        return None  # never written, or by another version: the kernel is the truth anyway
+
+
+def _identity(file: int | Path) -> tuple[int, int, int] | None:
+    """What is different after each change of a file; None if there is no such file."""
+    try:
+        status = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@cache
+def code() -> str:
+    """What tells one nftbridge from another beside the version: sizes and dates of its modules.
+
+    Who pulls a new commit has the same version, and maybe other rules. "" where there are no files.
+    """
+    found: list[tuple[str, int, int]] = []
+    try:
+        for folder in _DECIDING:
+            for entry in os.scandir(_HERE / folder):
+                if entry.name.endswith(".py"):
+                    status = entry.stat()
+                    found.append((entry.path, status.st_size, status.st_mtime_ns))
+    except OSError:
+        return ""
+    return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nftbridge.backend import KnownHosts, Observation
+from contextlib import AbstractContextManager
+
+from nftbridge.backend import Incremental, KnownHosts, Observation
 from nftbridge.effects import Shortcoming
 from nftbridge.model import Host
 from nftbridge.nft import document, lower, read
@@ -24,6 +26,11 @@ class NftablesBackend:
     def place(self) -> str:
         """The table."""
         return f"table inet {self._table}"
+
+    @property
+    def incremental(self) -> Incremental:
+        """This very backend: nf_tables counts its transactions."""
+        return self
 
     def rows(self, host: Host) -> FlatRows:
         """All rows but those that no packet gets to ask for; for the same host made only once."""
@@ -61,12 +68,29 @@ class NftablesBackend:
         """
         del known
         wanted = self.rows(host)
+        self._rows = None  # a program that stays must not keep them all
         if not observed.differences:
             self._kernel.commit(document.change(self._table, observed.rows, wanted))
             return
         objects = self._kernel.objects() if observed.present else None
         outdated = () if objects is None else read.outdated(self._table, read.parse(objects))
         self._kernel.commit(document.install(self._table, wanted, outdated))
+
+    def generation(self) -> int | None:
+        """nf_tables' own count of transactions, whatever table they were about."""
+        return self._kernel.generation()
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Keep a libnftables context for writing."""
+        return self._kernel.connected()
+
+    def can_exchange(self, removed: FlatRows, added: FlatRows) -> bool:
+        """All but prefixes that would come and go in one set."""
+        return document.can_exchange(removed, added)
+
+    def exchange(self, removed: FlatRows, added: FlatRows) -> None:
+        """Delete and add these elements in one transaction, without looking at any other."""
+        self._kernel.send(document.exchange(self._table, removed, added))
 
     def remove(self, known: KnownHosts, *, everything: bool) -> list[str]:
         """Delete the table, or all that is ours in it where something of the user's has to stay."""

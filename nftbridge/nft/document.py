@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
+from nftbridge.model import Family
 from nftbridge.nft.lower import KernelSet, elements, sets_of, skeleton
-from nftbridge.nft.validate import check_rows
+from nftbridge.nft.validate import check_keys, check_values
 from nftbridge.policy.flat import FlatKey, FlatRows
 from nftbridge.policy.program import Relation
 
@@ -46,10 +47,7 @@ def install(table: str, rows: FlatRows, outdated: Iterable[Command] = ()) -> lis
     for kernel_set in parts.sets:
         commands += [{"add": kernel_set.declaration.json(table)}, _flush(table, kernel_set)]
     commands += [{"add": rule.json(table)} for rule in parts.rules]
-    for relation, wanted in rows.items():
-        for kernel_set in sets_of(relation):
-            commands += _elements("add", table, kernel_set, wanted)
-    return commands
+    return [*commands, *_of_all("add", table, rows)]
 
 
 def change(table: str, old: FlatRows, new: FlatRows) -> list[Command]:
@@ -59,12 +57,31 @@ def change(table: str, old: FlatRows, new: FlatRows) -> list[Command]:
         held = old.get(relation, {})
         if held == wanted:
             continue
-        for kernel_set in sets_of(relation):
-            if kernel_set.declaration.interval:
-                commands += _replace(table, kernel_set, held, wanted)
-            else:
-                commands += _exchange(table, kernel_set, held, wanted)
+        if relation.has_prefixes:
+            commands += _replace(table, relation, held, wanted)
+        else:  # another value under a key is an error in the kernel, so the old one goes first
+            gone = {k: v for k, v in held.items() if wanted.get(k) != v}
+            come = {k: v for k, v in wanted.items() if held.get(k) != v}
+            commands += _elements("delete", table, relation, gone)
+            commands += _elements("add", table, relation, come)
     return sorted(commands, key=lambda command: "add" in command)  # make room, then fill it
+
+
+def exchange(table: str, removed: FlatRows, added: FlatRows) -> list[Command]:
+    """Only these elements: `removed` are in the kernel, `added` are not.
+
+    Raises `ValueError` if prefixes come and go in one set, which nft 0.9.8 refuses where they
+    overlap: `can_exchange` tells beforehand.
+    """
+    if not can_exchange(removed, added):
+        raise ValueError("prefixes cannot be exchanged, only added or removed")
+    gone = _of_all("delete", table, removed)
+    return [*gone, *_of_all("add", table, added)]  # make room, then fill it
+
+
+def can_exchange(removed: FlatRows, added: FlatRows) -> bool:
+    """Whether no set of prefixes would both lose and gain."""
+    return not any(relation.has_prefixes for relation in removed.keys() & added.keys())
 
 
 def removal(table: str, *, chains: Iterable[str], sets: Iterable[tuple[str, str]]) -> list[Command]:
@@ -80,41 +97,55 @@ def table_removal(table: str) -> list[Command]:
     return [{"delete": {"table": {"family": "inet", "name": table}}}]
 
 
+def _of_all(verb: str, table: str, rows: FlatRows) -> Iterator[Command]:
+    for relation, its in rows.items():
+        yield from _elements(verb, table, relation, its)
+
+
 def _replace(
-    table: str, kernel_set: KernelSet, held: dict[FlatKey, FlatKey], wanted: dict[FlatKey, FlatKey]
+    table: str, relation: Relation, held: dict[FlatKey, FlatKey], wanted: dict[FlatKey, FlatKey]
 ) -> Iterator[Command]:
     """Interval sets are filled anew: nft 0.9.8 refuses to exchange overlapping prefixes."""
-    if _mine(kernel_set, held) != _mine(kernel_set, wanted):
-        yield _flush(table, kernel_set)
-        yield from _elements("add", table, kernel_set, wanted)
-
-
-def _exchange(
-    table: str, kernel_set: KernelSet, held: dict[FlatKey, FlatKey], wanted: dict[FlatKey, FlatKey]
-) -> Iterator[Command]:
-    """Another value under a key is an error in the kernel, so the old one is deleted first."""
-    gone = {k: v for k, v in held.items() if wanted.get(k) != v}
-    come = {k: v for k, v in wanted.items() if held.get(k) != v}
-    yield from _elements("delete", table, kernel_set, gone)
-    yield from _elements("add", table, kernel_set, come)
+    before, after = _by_family(relation, held), _by_family(relation, wanted)
+    for kernel_set in sets_of(relation):
+        rows = after.get(kernel_set.family, {})
+        if before.get(kernel_set.family, {}) != rows:
+            yield _flush(table, kernel_set)
+            yield from _into("add", table, kernel_set, rows)
 
 
 def _elements(
+    verb: str, table: str, relation: Relation, rows: dict[FlatKey, FlatKey]
+) -> Iterator[Command]:
+    """The same rows may go into several maps: they are sorted out and looked at once."""
+    parts = _by_family(relation, rows) if rows else {}
+    for kernel_set in sets_of(relation):
+        yield from _into(verb, table, kernel_set, parts.get(kernel_set.family, {}))
+
+
+def _into(
     verb: str, table: str, kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]
 ) -> Iterator[Command]:
-    mine = _mine(kernel_set, rows)
-    if mine:
-        if verb == "add":
-            check_rows(kernel_set, mine)
-        spot = {"family": "inet", "table": table, "name": kernel_set.name}
-        yield {verb: {"element": spot | {"elem": elements(kernel_set, mine)}}}
+    if not rows:
+        return
+    if verb == "add":
+        if not kernel_set.column:  # the first map of several, or the only one
+            check_keys(kernel_set, rows)
+        check_values(kernel_set, rows)
+    spot = {"family": "inet", "table": table, "name": kernel_set.name}
+    yield {verb: {"element": spot | {"elem": elements(kernel_set, rows)}}}
 
 
-def _mine(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> dict[FlatKey, FlatKey]:
-    if kernel_set.family is None:
-        return rows
-    family = kernel_set.family.value
-    return {key: value for key, value in rows.items() if key[0] == family}
+def _by_family(
+    relation: Relation, rows: dict[FlatKey, FlatKey]
+) -> dict[Family | None, dict[FlatKey, FlatKey]]:
+    """The rows as the sets of the relation take them: None for both families together."""
+    if not relation.addressed:
+        return {None: rows}
+    return {
+        family: {key: value for key, value in rows.items() if key[0] == family}
+        for family in relation.families
+    }
 
 
 def _flush(table: str, kernel_set: KernelSet) -> Command:

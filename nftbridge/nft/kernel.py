@@ -6,13 +6,16 @@ import importlib
 import json
 import os
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from nftbridge import netns as namespaces
 from nftbridge.errors import KernelRefusedError, UnavailableError
 from nftbridge.nft.document import Command, wrap
 from nftbridge.nft.explain import culprit, missing_option
+from nftbridge.nft.generation import Counter
 from nftbridge.nft.syntax import Json
 
 _FD_SETSIZE = 1024
@@ -29,6 +32,13 @@ class _Nftables(Protocol):
     def set_dry_run(self, onoff: bool, /) -> tuple[bool, bool]: ...  # noqa: FBT001 - theirs
 
 
+class Connection(NamedTuple):
+    """What is kept open while many changes are made."""
+
+    writer: _Nftables
+    counter: Counter
+
+
 class Kernel:
     """nf_tables of one network namespace, seen through our table.
 
@@ -39,6 +49,7 @@ class Kernel:
     def __init__(self, table: str, netns: str | None = None) -> None:
         self.table = table
         self._netns = netns
+        self._connection: Connection | None = None
 
     def objects(self) -> list[Json] | None:
         """Everything in our table as libnftables lists it; None if there is no such table."""
@@ -54,6 +65,45 @@ class Kernel:
             message = "this nft cannot list the table: what it prints is no JSON"
             hint = "another process may own the table (flag owner); see `nft list tables`"
             raise KernelRefusedError(message, culprit=self.table, hint=hint) from error
+
+    @contextmanager
+    def connected(self) -> Generator[None]:
+        """Keep a context and a socket open for `send` and `generation`.
+
+        That saves 0.4 ms a change, and after a deletion the RCU grace period (10 ms) for which the
+        kernel lets a netlink socket wait when it is closed.
+        """
+        _check_descriptors()
+        with namespaces.inside(self._netns):
+            self._connection = Connection(_context(), Counter())
+        try:
+            yield
+        finally:
+            self._connection.counter.close()
+            self._connection = None
+
+    def generation(self) -> int | None:
+        """How many transactions nf_tables has seen in this namespace; None if it does not say."""
+        if self._connection is not None:
+            return self._connection.counter.read()
+        try:
+            with namespaces.inside(self._netns):
+                counter = Counter()
+        except OSError:
+            return None  # a kernel without nfnetlink
+        try:
+            return counter.read()
+        finally:
+            counter.close()
+
+    def send(self, commands: list[Command]) -> None:
+        """`commit` a few elements, by the open connection if there is one."""
+        if self._connection is None:
+            self.commit(commands)
+            return
+        status, _, errors = self._connection.writer.cmd(_text(commands))
+        if status != 0:
+            raise _refused(errors, "loading", self._first_refused(commands))
 
     def commit(self, commands: list[Command]) -> None:
         """Run all commands as one transaction.
@@ -102,12 +152,16 @@ class Kernel:
         _check_descriptors()
         if not _may_administer():  # or libnftables writes a line of its own to standard error
             raise _not_permitted("using nf_tables")
-        document = json.dumps(wrap(commands), separators=(",", ":"))
+        document = _text(commands)
         with namespaces.inside(self._netns):
             context = _context()
             if dry:
                 context.set_dry_run(True)
             return context.cmd(document)
+
+
+def _text(commands: list[Command]) -> str:
+    return json.dumps(wrap(commands), separators=(",", ":"))
 
 
 def check_binding() -> None:

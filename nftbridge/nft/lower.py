@@ -14,7 +14,7 @@ from nftbridge.model import Family, Host
 from nftbridge.nft import syntax
 from nftbridge.nft.syntax import Concatenation, Expression, Lookup, Match, Meta, Payload, Statement
 from nftbridge.policy.catalogue import RELATIONS
-from nftbridge.policy.flat import FlatKey, FlatRows, Scalar, flat_rows
+from nftbridge.policy.flat import FlatKey, FlatRows, Scalar, Shadows, flat_rows
 from nftbridge.policy.program import (
     Condition,
     Dnat,
@@ -104,30 +104,26 @@ def rows_in_kernel(host: Host) -> FlatRows:
 
     Of each `Leave` that is those whose interface an earlier rule has returned for.
     """
-    rows = flat_rows(host)
-    for leave in _leaves():
-        iif = 1 + leave.fields.index(Field.IIF)
-        returned = rows[leave.reached_unless]
-        rows[leave.relation] = {
-            key: value
-            for key, value in rows[leave.relation].items()
-            if (key[0], key[iif]) not in returned
-        }
-    return rows
+    return flat_rows(host, _shadows())
+
+
+@cache
+def _shadows() -> Shadows:
+    return {
+        leave.relation: (leave.reached_unless, leave.fields.index(Field.IIF)) for leave in _leaves()
+    }
 
 
 def elements(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> list[object]:
     """The elements of `kernel_set` in JSON, from flat rows of its relation and family."""
-    keys: Iterable[Sequence[Scalar]] = rows
-    if kernel_set.family is not None:
-        keys = (key[1:] for key in rows)
+    start = 0 if kernel_set.family is None else 1
     written: Iterable[object]
     if kernel_set.declaration.interval:
-        written = (_with_prefixes(key) for key in keys)
+        written = (_with_prefixes(key[start:]) for key in rows)
     elif len(kernel_set.declaration.key) == 1:
-        written = (key[0] for key in keys)
+        written = (key[start] for key in rows)
     else:
-        written = ({"concat": key} for key in keys)
+        written = ({"concat": key[start:]} for key in rows)
     column = kernel_set.column
     if column is None:
         return list(written)

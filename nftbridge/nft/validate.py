@@ -17,23 +17,22 @@ from nftbridge.policy.flat import FlatKey, Scalar
 _PROTOCOLS = frozenset({"tcp", "udp", "sctp", "icmp", "ipv6-icmp"})
 
 
-def check_rows(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> None:
-    """Raise `ValueError` for the first column value that the set's type cannot hold.
+def check_values(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> None:
+    """Raise `ValueError` for the first value that the map's type cannot hold; a set has none.
 
     Values are looked at once each, however many rows they stand in.
     """
-    check_keys(kernel_set, rows)
     if kernel_set.column is not None:
         values = {value[kernel_set.column] for value in rows.values()}
         _check(kernel_set.name, kernel_set.declaration.value, values)
 
 
 def check_keys(kernel_set: KernelSet, keys: Iterable[FlatKey]) -> None:
-    """The same for the key columns alone."""
+    """The same for the columns of keys."""
     declaration = kernel_set.declaration
-    if kernel_set.family is not None:
-        keys = (key[1:] for key in keys)
     columns = list(zip(*keys, strict=True))
+    if kernel_set.family is not None:
+        del columns[:1]
     for kind, column in zip(declaration.key, columns, strict=True) if columns else ():
         prefix = declaration.interval and kind.endswith("_addr")
         _check(kernel_set.name, f"{kind} prefix" if prefix else kind, set(column))

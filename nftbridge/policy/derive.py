@@ -31,6 +31,9 @@ _LOOPBACK: dict[Family, Prefix] = {
 }
 _ICMP = {Family.IPV4: "icmp", Family.IPV6: "ipv6-icmp"}
 
+OPENING = frozenset({known.OPEN_PORTS, known.SELF_PUBLISHED})
+"""Relations with one row per open port of a container, however many publications open it."""
+
 Fact: TypeAlias = tuple[Relation, Key, Key]
 """A row without its family and owner: relation, key, value."""
 
@@ -42,14 +45,8 @@ class _Bridge(NamedTuple):
     network: Network
     family: Family
     subnet: Prefix
-
-    @property
-    def name(self) -> str:
-        return self.network.bridge
-
-    @property
-    def mode(self) -> GatewayMode:
-        return self.network.gateway_mode(self.family)
+    name: str
+    mode: GatewayMode
 
     @property
     def proxied(self) -> bool:
@@ -92,7 +89,9 @@ def walk(host: Host) -> Iterator[tuple[Family, Source, Iterator[Fact]]]:
         for family in host.families():
             subnet = network.subnet(family)
             if subnet is not None:
-                yield from _walk_network(_Bridge(host, network, family, subnet))
+                mode = network.gateway_mode(family)
+                bridge = _Bridge(host, network, family, subnet, network.bridge, mode)
+                yield from _walk_network(bridge)
 
 
 def _walk_network(bridge: _Bridge) -> Iterator[tuple[Family, Source, Iterator[Fact]]]:

@@ -6,12 +6,14 @@ kernel does not know them.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TypeAlias, cast
 
 from nftbridge.model import Host
 from nftbridge.policy.catalogue import RELATIONS
 from nftbridge.policy.derive import walk
-from nftbridge.policy.program import Key, Relation, Row
+from nftbridge.policy.program import Key, Kind, Relation, Row
 
 Scalar: TypeAlias = str | int
 FlatKey: TypeAlias = tuple[Scalar, ...]
@@ -19,13 +21,29 @@ FlatRows: TypeAlias = dict[Relation, dict[FlatKey, FlatKey]]
 """By relation: family and key columns -> value columns (empty for a plain set)."""
 
 
-def flat_rows(host: Host) -> FlatRows:
-    """Every row of `host` in flat form; relations without rows are there, empty."""
+_ADDRESSES = {Kind.ADDRESS, Kind.PREFIX}
+_PLAIN = frozenset(relation for relation in RELATIONS if _ADDRESSES.isdisjoint(relation.key))
+"""Relations whose keys are text and numbers as they are."""
+
+Shadows: TypeAlias = Mapping[Relation, tuple[Relation, int]]
+"""Relation -> another one, and the column of the former's key that may be a key of the latter."""
+
+
+def flat_rows(host: Host, shadows: Shadows = MappingProxyType({})) -> FlatRows:
+    """Every row of `host` in flat form; relations without rows are there, empty.
+
+    A row is left out if the relation that shadows its own has that column as a key.
+    """
     rows: FlatRows = {relation: {} for relation in RELATIONS}
     texts: dict[int, str] = {}
-    for family, _, facts in walk(host):
+    for family, _, facts in walk(host):  # the facts that shadow come before the shadowed ones
         for relation, key, value in facts:
-            rows[relation][family, *_flat(key, texts)] = _flat(value, texts)
+            if relation in shadows:
+                other, column = shadows[relation]
+                if (family, key[column]) in rows[other]:
+                    continue
+            flat = key if relation in _PLAIN else _flat(key, texts)
+            rows[relation][cast("FlatKey", (family, *flat))] = _flat(value, texts) if value else ()
     return rows
 
 

@@ -21,7 +21,6 @@ from nftbridge.errors import KernelRefusedError, UnavailableError
 from nftbridge.model import Container, Host, Publication
 from nftbridge.nft import document
 from nftbridge.nft.lower import skeleton
-from nftbridge.policy.flat import FlatRows
 from nftbridge.state import State
 
 pytestmark = pytest.mark.kernel
@@ -253,14 +252,18 @@ def test_a_refused_transaction_changes_nothing(
     network = replace(SMALL.networks[0], containers=(*SMALL.networks[0].containers, broken))
     changed = replace(SMALL, networks=(network,))
 
-    real = document.change
-
-    def with_fault(table: str, old: FlatRows, new: FlatRows) -> list[document.Command]:
+    def planted(name: str) -> None:
+        real = getattr(document, name)
         spot = {"family": "inet", "table": "nftbridge", "name": "guarded4"}
         gone: document.Command = {"delete": {"element": spot | {"elem": ["172.20.0.66"]}}}
-        return [*real(table, old, new), gone]
 
-    monkeypatch.setattr(document, "change", with_fault)
+        def with_fault(*arguments: object) -> list[document.Command]:
+            return [*real(*arguments), gone]
+
+        monkeypatch.setattr(document, name, with_fault)
+
+    planted("exchange")
+    planted("install")  # what is tried next
     with pytest.raises(KernelRefusedError, match=r"row 172\.20\.0\.66 of guarded") as refusal:
         engine.apply(changed)
     assert refusal.value.exit_status == 3

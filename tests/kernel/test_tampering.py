@@ -332,7 +332,7 @@ def test_what_was_announced_and_not_done_is_withdrawn(applied: Engine, target: T
     """Killed before the kernel was asked: the next apply has nothing to do but to forget it."""
     with netns.inside(target.netns):
         state = State(target.state_directory, target.table, netns.cookie())
-    state.announce(SMALL, "nftables")
+    state.announce(config.host_to_data(SMALL), "nftables")
     assert state.pending() == SMALL
     assert not applied.verify()
     assert not applied.apply(MANY)
@@ -344,7 +344,9 @@ def test_what_was_announced_and_not_done_is_withdrawn(applied: Engine, target: T
 def test_a_pending_host_counts_only_while_it_is_pending(applied: Engine, target: Target) -> None:
     """Otherwise its rows, put in by somebody else, would pass for ours."""
     with netns.inside(target.netns):
-        State(target.state_directory, target.table, netns.cookie()).announce(SMALL, "nftables")
+        State(target.state_directory, target.table, netns.cookie()).announce(
+            config.host_to_data(SMALL), "nftables"
+        )
     applied.apply(MANY)
     element = "{ ipv4 . br-front }"
     assert target.netns is not None

@@ -7,7 +7,7 @@ import pytest
 from nftbridge import config
 from nftbridge.nft import document
 from nftbridge.nft.lower import KernelSet, rows_in_kernel, skeleton
-from nftbridge.nft.validate import check_rows
+from nftbridge.nft.validate import check_keys, check_values
 from nftbridge.policy.flat import FlatKey
 
 WRONG: list[tuple[str, FlatKey, FlatKey]] = [
@@ -34,10 +34,15 @@ def kernel_set(name: str) -> KernelSet:
     return next(s for s in skeleton().sets if s.name == name)
 
 
+def check(name: str, key: FlatKey, value: FlatKey) -> None:
+    check_keys(kernel_set(name), {key: value})
+    check_values(kernel_set(name), {key: value})
+
+
 @pytest.mark.parametrize(("name", "key", "value"), WRONG)
 def test_a_wrong_element_is_refused(name: str, key: FlatKey, value: FlatKey) -> None:
     with pytest.raises(ValueError, match=rf"element of {name}|shorter"):
-        check_rows(kernel_set(name), {key: value})
+        check(name, key, value)
 
 
 def test_every_row_of_a_real_host_is_accepted() -> None:
