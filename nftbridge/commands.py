@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.engine import Engine
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
+    from nftbridge.plan import Plan
     from nftbridge.style import Style
 
 CHANGES = 2
@@ -65,10 +66,8 @@ def apply(options: Namespace) -> int:
     """Bring the kernel to the host file in one transaction."""
     from nftbridge.report import plan_data, summary
 
-    host = _load(options)
-    engine = _engine(options)
-    _warn(engine.shortcomings(host))
-    done = engine.apply(host)
+    source = config.read(options.file, sys.stdin)
+    engine, done = _applied_in_passing(source, options) or _applied(source, options)
     if options.json:
         _print_json(plan_data(done))
     elif done:
@@ -225,6 +224,26 @@ def _engine(options: Namespace) -> Engine:
     from nftbridge.engine import Engine
 
     return Engine.to_apply(_target(options), _wanted(options))
+
+
+def _applied_in_passing(source: config.Source, options: Namespace) -> tuple[Engine, Plan] | None:
+    """What was done, if that could be told without reading all of the files."""
+    from nftbridge.engine import Engine
+
+    try:
+        engine = Engine.of_record(_target(options), _wanted(options))
+        done = None if engine is None else engine.apply_source(source)
+    except UnavailableError:
+        return None  # what is wrong with the files is said first
+    return None if engine is None or done is None else (engine, done)
+
+
+def _applied(source: config.Source, options: Namespace) -> tuple[Engine, Plan]:
+    loaded = source.load()
+    _warn(loaded.warnings)
+    engine = _engine(options)
+    _warn(engine.shortcomings(loaded.host))
+    return engine, engine.apply(loaded.host, None if loaded.warnings else source)
 
 
 def _engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:

@@ -44,25 +44,64 @@ class HostFile:
     warnings: tuple[Problem, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Host files as they were read, before anyone has made sense of them."""
+
+    files: tuple[_File, ...]
+
+    def digest(self) -> str:
+        """What tells this content from any other; "" if some of it could not be read."""
+        import hashlib  # noqa: PLC0415 - 3 ms, only for who applies
+
+        found = hashlib.sha256()
+        for file in self.files:
+            if isinstance(file.content, _RefusedError):
+                return ""
+            name = file.sheet.name.encode(errors="surrogatepass")
+            for part in (name, file.content):
+                found.update(b"%d " % len(part) + part)
+        return found.hexdigest()
+
+    def document(self) -> dict[str, Any] | None:
+        """What one file holds; None if there are several, or if it makes no sense."""
+        if len(self.files) != 1:
+            return None
+        data = self.files[0].data()
+        return cast("dict[str, Any]", data) if type(data) is dict else None
+
+    def load(self) -> HostFile:
+        """Make sense of them. Raises `InputError` with every problem of all files."""
+        return _merged([(file.sheet, file.data()) for file in self.files])
+
+
 def load(source: str, stdin: TextIO | None = None) -> HostFile:
     """Read a ``.toml`` or ``.json`` file, a folder of them, or JSON from `stdin` for ``-``.
 
     A folder's files are merged in name order; hidden and other files in it are left alone. Raises
     `InputError` with every problem of all files; places are local to their file.
     """
+    return read(source, stdin).load()
+
+
+def read(source: str, stdin: TextIO | None = None) -> Source:
+    """The bytes of what `load` takes; what cannot be read is reported when it is loaded.
+
+    Raises `InputError` if there is no such file or folder.
+    """
     if source == "-":
         sheet = Sheet("standard input")
-        return _merged([(sheet, _parsed(sheet, lambda: _read_stdin(stdin), _json))])
+        return Source((_File(sheet, _json, _content(lambda: _read_stdin(stdin))),))
     if os.path.isdir(source):
-        return _merged(
-            [
+        return Source(
+            tuple(
                 _file(os.path.join(source, name), Sheet(_printable(name), in_folder=True))
                 for name in _names_in(source)
-            ]
+            )
         )
     sheet = Sheet(_printable(source))
     if _suffix(source) in _SUFFIXES:
-        return _merged([_file(source, sheet)])
+        return Source((_file(source, sheet),))
     if os.path.exists(source):
         message, hint = "is neither .toml nor .json", "rename it, or give JSON on standard input: -"
     else:
@@ -72,7 +111,12 @@ def load(source: str, stdin: TextIO | None = None) -> HostFile:
 
 def host_from_data(data: object) -> Host:
     """The host that `host_to_data` described, or `InputError`."""
-    return _merged([(Sheet("host"), data)]).host
+    return load_data(data).host
+
+
+def load_data(data: object) -> HostFile:
+    """What `load` makes of a file that holds this."""
+    return _merged([(Sheet("host"), data)])
 
 
 def host_to_data(host: Host) -> dict[str, object]:
@@ -223,20 +267,47 @@ def _printable(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
-def _file(path: str, sheet: Sheet) -> _Document:
+class _File:
+    """One file; it is parsed once, when somebody asks for its `data`."""
+
+    def __init__(
+        self, sheet: Sheet, parse: Callable[[str], object], content: bytes | _RefusedError
+    ) -> None:
+        self.sheet = sheet
+        self.content = content
+        self._parse = parse
+        self._data: object = None
+
+    def data(self) -> object:
+        """What it holds; `_UNREADABLE`, and a note on the sheet, if that cannot be had."""
+        if self._data is None:
+            self._data = self._parsed()
+        return self._data
+
+    def _parsed(self) -> object:
+        try:
+            if isinstance(self.content, _RefusedError):
+                raise self.content
+            return self._parse(_decoded(self.content))
+        except _RefusedError as refusal:
+            message, hint = refusal.args
+            self.sheet.refuse((), message, hint)
+        except RecursionError:
+            hint = "a host file has five levels at most"
+            self.sheet.refuse((), "is nested too deeply", hint)
+        return _UNREADABLE
+
+
+def _file(path: str, sheet: Sheet) -> _File:
     parse = _toml if _suffix(path) == ".toml" else _json
-    return sheet, _parsed(sheet, lambda: _read_file(path), parse)
+    return _File(sheet, parse, _content(lambda: _read_file(path)))
 
 
-def _parsed(sheet: Sheet, read: Callable[[], bytes], parse: Callable[[str], object]) -> object:
+def _content(read_all: Callable[[], bytes]) -> bytes | _RefusedError:
     try:
-        return parse(_decoded(read()))
+        return read_all()
     except _RefusedError as refusal:
-        message, hint = refusal.args
-        sheet.refuse((), message, hint)
-    except RecursionError:
-        sheet.refuse((), "is nested too deeply", "a host file has five levels at most")
-    return _UNREADABLE
+        return refusal
 
 
 def _read_file(path: str) -> bytes:

@@ -75,13 +75,19 @@ class State:
         return self._with_changes(self._done_changes())
 
     def fold(self) -> None:
-        """Put small changes whose end is on record into ``applied.json``; all else stays."""
-        mark, backend, document = self.mark(), self.backend(), self.document()
-        lines = self._lines()
-        if lines and "done" in lines[-1] and backend is not None and document is not None:
+        """Put small changes whose end is on record into ``applied.json``, as `begin` needs it."""
+        lines, canonical = self._lines(), self._head("applied.json").get("canonical") is True
+        if (canonical and not lines) or (lines and "done" not in lines[-1]):
+            return
+        mark, source, backend = self.mark(), self.source(), self.backend()
+        document = self.document()
+        if not canonical:
+            host = _host(document)
+            document = None if host is None else config.host_to_data(host)
+        if backend is not None and document is not None:
             self.announce(cast("Document", document), backend)
             self.settle()
-            self.set_mark(mark)
+            self.set_mark(mark, source if not lines else "")
 
     def mark(self) -> int | None:
         """The generation at which the kernel was last seen to be at what was last applied.
@@ -108,13 +114,17 @@ class State:
             return None
         return _host(self._with_changes([*self._done_changes(), *lines[-1]["changes"]]))
 
-    def announce(self, document: Document, backend: str) -> None:
-        """Record that a transaction towards the host of `document` is about to begin."""
+    def announce(self, document: Document, backend: str, *, canonical: bool = True) -> None:
+        """Record that a transaction towards the host of `document` is about to begin.
+
+        `canonical` documents are those of `host_to_data`.
+        """
         self.unmark()
         with self._reported():
             self._journal(self._serial() + 1).unlink(missing_ok=True)
         body: dict[str, object] = {
             "backend": backend,
+            "canonical": canonical,
             "serial": self._serial() + 1,
             "host": document,
         }
@@ -128,10 +138,7 @@ class State:
             outdated.unlink(missing_ok=True)
 
     def begin(self, changes: Iterable[Change]) -> None:
-        """Record that a transaction that makes `changes` is about to begin.
-
-        What was last applied must have been announced with `host_to_data`.
-        """
+        """Record that a transaction that makes `changes` is about to begin; after `fold`."""
         self.unmark()
         self._append({"changes": [config.change_to_data(change) for change in changes]})
 
@@ -148,11 +155,21 @@ class State:
         with self._reported():
             (self._folder / "pending.json").unlink(missing_ok=True)
 
-    def set_mark(self, generation: int | None) -> None:
-        """Record that the kernel is at what was last applied, in that generation."""
+    def set_mark(self, generation: int | None, source: str = "") -> None:
+        """Record that the kernel is at what was last applied, in that generation.
+
+        `source` is the digest of the files that declare it, if nothing but the rows follows from
+        them: no warning, and nothing for which other parts of the kernel have to be looked at.
+        """
         made_by = self._made_by()
         if generation is not None and made_by is not None:
-            self._write("mark.json", {"generation": generation, "made_by": made_by})
+            seen: dict[str, object] = {"generation": generation, "made_by": made_by}
+            self._write("mark.json", seen | {"source": source})
+
+    def source(self) -> str:
+        """The digest that was given to the mark."""
+        found = self._head("mark.json").get("source")
+        return found if isinstance(found, str) else ""
 
     def unmark(self) -> None:
         """Record that the kernel has to be looked at."""
