@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TextIO, TypeAlias, cast
 
 from nftbridge.errors import InputError, Problem
 from nftbridge.model import Container, Family, Finding, Host, Network, Publication, host_findings
-from nftbridge.model.changes import Attach, Change, Create, Delete, Detach, Publish, Withdraw
 from nftbridge.model.checks import quoted
 from nftbridge.notation import written
 from nftbridge.schema import (
@@ -124,74 +123,12 @@ def host_to_data(host: Host) -> dict[str, object]:
     options: dict[str, object] = {flag: getattr(host, flag) for flag in FLAGS}
     options["wsl2_mirrored"] = "auto" if host.wsl2_mirrored is None else host.wsl2_mirrored
     options["layout"] = host.layout
-    networks = [_network_data(network) for network in host.networks]
+    networks = [network_to_data(network) for network in host.networks]
     return {"version": VERSION, "host": options, "network": networks}
 
 
-def change_to_data(change: Change) -> dict[str, object]:
-    """A change as plain data, for `after`."""
-    match change:
-        case Create(network):
-            return {"create": _network_data(network)}
-        case Delete(name):
-            return {"delete": name}
-        case Attach(name, container):
-            return {"attach": _container_data(container), "network": name}
-        case Detach(name, container_name):
-            return {"detach": container_name, "network": name}
-        case Publish(name, box, publication):
-            spot = {"network": name, "container": box}
-            return {"publish": _publication_data(publication), **spot}
-        case Withdraw(name, box, publication):
-            spot = {"network": name, "container": box}
-            return {"withdraw": _publication_data(publication), **spot}
-
-
-def after(document: object, changes: Iterable[dict[str, Any]]) -> object:
-    """What `host_to_data` would say of the host after changes in data, as it said `document`.
-
-    Raises `KeyError` or `TypeError` where the changes do not belong to the document.
-    """
-    found = dict(cast("dict[str, Any]", document))
-    networks: dict[str, Any] = {network["name"]: network for network in found["network"]}
-    own: set[str] = set()  # what may be changed in place, since the document is not ours
-    for change in changes:
-        if "create" in change:
-            networks[change["create"]["name"]] = change["create"]
-            own.discard(change["create"]["name"])
-        elif "delete" in change:
-            del networks[change["delete"]]
-        else:
-            name = change["network"]
-            if name not in own:
-                own.add(name)
-                networks[name] = _copied(networks[name])
-            _change_network(networks[name], change)
-    found["network"] = list(networks.values())
-    return found
-
-
-def _copied(network: dict[str, Any]) -> dict[str, Any]:
-    boxes = [{**box, "publish": list(box["publish"])} for box in network["container"]]
-    return {**network, "container": boxes}
-
-
-def _change_network(network: dict[str, Any], change: dict[str, Any]) -> None:
-    boxes = network["container"]
-    if "attach" in change:
-        boxes.append({**change["attach"], "publish": list(change["attach"]["publish"])})
-        return
-    wanted = change.get("detach", change.get("container"))
-    place = next(i for i, box in enumerate(boxes) if box["name"] == wanted)
-    if "detach" in change:
-        del boxes[place]
-    elif "publish" in change:
-        boxes[place]["publish"].append(change["publish"])
-    else:
-        boxes[place]["publish"].remove(change["withdraw"])
-
-
-def _network_data(network: Network) -> dict[str, object]:
+def network_to_data(network: Network) -> dict[str, object]:
+    """One network of `host_to_data`."""
     return {
         "name": network.name,
         "bridge": network.bridge,
@@ -204,21 +141,25 @@ def _network_data(network: Network) -> dict[str, object]:
         "host_ipv4": _text_or_none(network.host_ipv4),
         "host_ipv6": _text_or_none(network.host_ipv6),
         "trusted_host_interfaces": list(network.trusted_host_interfaces),
-        "container": [_container_data(container) for container in network.containers],
+        "container": [container_to_data(container) for container in network.containers],
     }
 
 
-def _container_data(container: Container) -> dict[str, object]:
+def container_to_data(container: Container) -> dict[str, object]:
+    """One container of it."""
     return {
         "name": container.name,
         "ipv4": _text_or_none(container.ipv4),
         "ipv6": _text_or_none(container.ipv6),
-        "publish": [_publication_data(publication) for publication in container.publish],
+        "publish": [publication_to_data(publication) for publication in container.publish],
     }
 
 
-def _publication_data(publication: Publication) -> dict[str, object]:
-    """Always the table: the short syntax cannot say "this host address and no host port"."""
+def publication_to_data(publication: Publication) -> dict[str, object]:
+    """One publication of it, always as a table.
+
+    The short syntax cannot say "this host address and no host port".
+    """
     return {
         "host_address": _text_or_none(publication.host_address),
         "host_port": _port_data(publication.host_port, publication.count),

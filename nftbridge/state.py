@@ -26,13 +26,15 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from nftbridge import __version__, config
 from nftbridge.difference import Document
 from nftbridge.errors import InputError, UnavailableError
 from nftbridge.model import Host
-from nftbridge.model.changes import Change
+
+if TYPE_CHECKING:
+    from nftbridge.model.changes import Change
 
 _FORMAT = 1
 _HERE = Path(__file__).parent
@@ -139,8 +141,10 @@ class State:
 
     def begin(self, changes: Iterable[Change]) -> None:
         """Record that a transaction that makes `changes` is about to begin; after `fold`."""
+        from nftbridge.journal import change_to_data  # noqa: PLC0415 - only sessions need it
+
         self.unmark()
-        self._append({"changes": [config.change_to_data(change) for change in changes]})
+        self._append({"changes": [change_to_data(change) for change in changes]})
 
     def end(self, *, done: bool) -> None:
         """Record whether the transaction that was begun has happened."""
@@ -193,8 +197,12 @@ class State:
         """The document in ``applied.json`` after these changes; None if they do not fit."""
         document = self._body("applied.json").get("host")
         changes = list(changes)
+        if not changes:
+            return document
+        from nftbridge.journal import after  # noqa: PLC0415 - only sessions leave changes
+
         try:
-            return config.after(document, changes) if changes else document
+            return after(document, changes)
         except (KeyError, TypeError, ValueError, StopIteration):
             return None
 

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("notation", "effects"),
     ("schema",),
     ("config", "policy"),
-    ("plan", "difference", "inventory"),
+    ("plan", "difference", "inventory", "journal"),
     ("backend",),
     ("nft", "compat"),
     ("state", "probe"),
