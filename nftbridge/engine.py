@@ -142,8 +142,10 @@ class Engine:
         return self._apply(lambda: wanted(self._state.applied() or Host()))
 
     def release(self) -> None:
-        """Free what has been read; for those who keep an engine."""
+        """Free what only one apply needs; for those who keep an engine."""
         self._state.release()
+        if self._backend.incremental is not None:
+            self._backend.incremental.trim()
 
     def _apply(self, wanted: Callable[[], Host], source: Source | None = None) -> Plan:
         with self._state.locked():
@@ -323,9 +325,7 @@ class Engine:
 
 def state_of(target: Target) -> State:
     """The record of that table in that namespace."""
-    with namespaces.inside(target.netns):
-        boot, cookie = namespaces.boot(), namespaces.cookie()
-        return State(target.state_directory, target.table, cookie, boot)
+    return State.of(target.state_directory, target.table, target.netns)
 
 
 def settled(host: Host, netns: str | None = None) -> Host:

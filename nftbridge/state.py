@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nftbridge import __version__, config
-from nftbridge.difference import Document
+from nftbridge import netns as namespaces
 from nftbridge.errors import InputError, UnavailableError
 from nftbridge.model import Host
 
 if TYPE_CHECKING:
+    from nftbridge.difference import Document
     from nftbridge.model.changes import Change
 
 _FORMAT = 1
@@ -55,6 +56,12 @@ class State:
         self._boot = boot
         self._bodies: dict[str, tuple[object, dict[str, Any]]] = {}
         self._heads: dict[str, tuple[object, dict[str, Any]]] = {}
+
+    @classmethod
+    def of(cls, directory: Path, table: str, netns: str | None) -> State:
+        """The state of that table in `netns`, as `nftbridge.netns.inside` takes it."""
+        with namespaces.inside(netns):
+            return cls(directory, table, namespaces.cookie(), namespaces.boot())
 
     @contextmanager
     def locked(self) -> Generator[None]:

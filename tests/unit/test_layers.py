@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("backend",),
     ("nft", "compat"),
     ("state", "probe"),
-    ("choice",),
+    ("choice", "standing"),
     ("engine",),
     ("session",),
     ("report", "lab"),
