@@ -57,6 +57,10 @@ class Incremental(Protocol):
         """Meanwhile changes cost no connection to the kernel each; the body may take days."""
         ...
 
+    def trim(self) -> None:
+        """Give memory back after something large; for programs that stay."""
+        ...
+
     def can_exchange(self, removed: FlatRows, added: FlatRows) -> bool:
         """Whether these can go and come in one transaction."""
         ...

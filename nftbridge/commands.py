@@ -18,11 +18,14 @@ if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.engine import Engine
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
+    from nftbridge.plan import Plan
     from nftbridge.style import Style
 
 CHANGES = 2
 """Exit status of plan and verify when there is a difference."""
 
+
+_NOTHING = "nothing to do: {} is as {} declares it"
 
 DISAGREEMENT = 70
 """Exit status of a demo in which a packet did not fare as the evaluator says (EX_SOFTWARE)."""
@@ -63,18 +66,19 @@ def plan(options: Namespace) -> int:
 
 def apply(options: Namespace) -> int:
     """Bring the kernel to the host file in one transaction."""
+    source = config.read(options.file, sys.stdin)
+    if _stands(source, options):
+        print(_NOTHING.format(f"table inet {options.table}", options.file))
+        return 0
     from nftbridge.report import plan_data, summary
 
-    host = _load(options)
-    engine = _engine(options)
-    _warn(engine.shortcomings(host))
-    done = engine.apply(host)
+    engine, done = _applied_in_passing(source, options) or _applied(source, options)
     if options.json:
         _print_json(plan_data(done))
     elif done:
         print(f"applied to {engine.place}: {summary(done)}")
     else:
-        print(f"nothing to do: {engine.place} is as {options.file} declares it")
+        print(_NOTHING.format(engine.place, options.file))
     if done.retried:
         print(f"nftbridge: warning: {done.retried}, so all was put in anew", file=sys.stderr)
     for phrase in done.kept:
@@ -228,6 +232,37 @@ def _engine(options: Namespace) -> Engine:
     from nftbridge.engine import Engine
 
     return Engine.to_apply(_target(options), _wanted(options))
+
+
+def _stands(source: config.Source, options: Namespace) -> bool:
+    if options.json or _wanted(options) not in ("auto", "nftables"):
+        return False
+    from nftbridge.standing import stands
+
+    try:
+        return stands(source, options.state_dir, options.table, options.netns)
+    except (InputError, UnavailableError):
+        return False  # what is wrong with the files is said first
+
+
+def _applied_in_passing(source: config.Source, options: Namespace) -> tuple[Engine, Plan] | None:
+    """What was done, if that could be told without reading all of the files."""
+    from nftbridge.engine import Engine
+
+    try:
+        engine = Engine.of_record(_target(options), _wanted(options))
+        done = None if engine is None else engine.apply_source(source)
+    except (InputError, UnavailableError):
+        return None  # what is wrong with the files is said first
+    return None if engine is None or done is None else (engine, done)
+
+
+def _applied(source: config.Source, options: Namespace) -> tuple[Engine, Plan]:
+    loaded = source.load()
+    _warn(loaded.warnings)
+    engine = _engine(options)
+    _warn(engine.shortcomings(loaded.host))
+    return engine, engine.apply(loaded.host, None if loaded.warnings else source)
 
 
 def _engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:

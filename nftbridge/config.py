@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TextIO, TypeAlias, cast
 
 from nftbridge.errors import InputError, Problem
 from nftbridge.model import Container, Family, Finding, Host, Network, Publication, host_findings
-from nftbridge.model.changes import Attach, Change, Create, Delete, Detach, Publish, Withdraw
 from nftbridge.model.checks import quoted
 from nftbridge.notation import written
 from nftbridge.schema import (
@@ -44,25 +43,64 @@ class HostFile:
     warnings: tuple[Problem, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Host files as they were read, before anyone has made sense of them."""
+
+    files: tuple[_File, ...]
+
+    def digest(self) -> str:
+        """What tells this content from any other; "" if some of it could not be read."""
+        import hashlib  # noqa: PLC0415 - 3 ms, only for who applies
+
+        found = hashlib.sha256()
+        for file in self.files:
+            if isinstance(file.content, _RefusedError):
+                return ""
+            name = file.sheet.name.encode(errors="surrogatepass")
+            for part in (name, file.content):
+                found.update(b"%d " % len(part) + part)
+        return found.hexdigest()
+
+    def document(self) -> dict[str, Any] | None:
+        """What one file holds; None if there are several, or if it makes no sense."""
+        if len(self.files) != 1:
+            return None
+        data = self.files[0].data()
+        return cast("dict[str, Any]", data) if type(data) is dict else None
+
+    def load(self) -> HostFile:
+        """Make sense of them. Raises `InputError` with every problem of all files."""
+        return _merged([(file.sheet, file.data()) for file in self.files])
+
+
 def load(source: str, stdin: TextIO | None = None) -> HostFile:
     """Read a ``.toml`` or ``.json`` file, a folder of them, or JSON from `stdin` for ``-``.
 
     A folder's files are merged in name order; hidden and other files in it are left alone. Raises
     `InputError` with every problem of all files; places are local to their file.
     """
+    return read(source, stdin).load()
+
+
+def read(source: str, stdin: TextIO | None = None) -> Source:
+    """The bytes of what `load` takes; what cannot be read is reported when it is loaded.
+
+    Raises `InputError` if there is no such file or folder.
+    """
     if source == "-":
         sheet = Sheet("standard input")
-        return _merged([(sheet, _parsed(sheet, lambda: _read_stdin(stdin), _json))])
+        return Source((_File(sheet, _json, _content(lambda: _read_stdin(stdin))),))
     if os.path.isdir(source):
-        return _merged(
-            [
+        return Source(
+            tuple(
                 _file(os.path.join(source, name), Sheet(_printable(name), in_folder=True))
                 for name in _names_in(source)
-            ]
+            )
         )
     sheet = Sheet(_printable(source))
     if _suffix(source) in _SUFFIXES:
-        return _merged([_file(source, sheet)])
+        return Source((_file(source, sheet),))
     if os.path.exists(source):
         message, hint = "is neither .toml nor .json", "rename it, or give JSON on standard input: -"
     else:
@@ -72,7 +110,12 @@ def load(source: str, stdin: TextIO | None = None) -> HostFile:
 
 def host_from_data(data: object) -> Host:
     """The host that `host_to_data` described, or `InputError`."""
-    return _merged([(Sheet("host"), data)]).host
+    return load_data(data).host
+
+
+def load_data(data: object) -> HostFile:
+    """What `load` makes of a file that holds this."""
+    return _merged([(Sheet("host"), data)])
 
 
 def host_to_data(host: Host) -> dict[str, object]:
@@ -81,74 +124,12 @@ def host_to_data(host: Host) -> dict[str, object]:
     options["wsl2_mirrored"] = "auto" if host.wsl2_mirrored is None else host.wsl2_mirrored
     options["layout"] = host.layout
     options["accept_missing"] = [protection.value for protection in host.accept_missing]
-    networks = [_network_data(network) for network in host.networks]
+    networks = [network_to_data(network) for network in host.networks]
     return {"version": VERSION, "host": options, "network": networks}
 
 
-def change_to_data(change: Change) -> dict[str, object]:
-    """A change as plain data, for `after`."""
-    match change:
-        case Create(network):
-            return {"create": _network_data(network)}
-        case Delete(name):
-            return {"delete": name}
-        case Attach(name, container):
-            return {"attach": _container_data(container), "network": name}
-        case Detach(name, container_name):
-            return {"detach": container_name, "network": name}
-        case Publish(name, box, publication):
-            spot = {"network": name, "container": box}
-            return {"publish": _publication_data(publication), **spot}
-        case Withdraw(name, box, publication):
-            spot = {"network": name, "container": box}
-            return {"withdraw": _publication_data(publication), **spot}
-
-
-def after(document: object, changes: Iterable[dict[str, Any]]) -> object:
-    """What `host_to_data` would say of the host after changes in data, as it said `document`.
-
-    Raises `KeyError` or `TypeError` where the changes do not belong to the document.
-    """
-    found = dict(cast("dict[str, Any]", document))
-    networks: dict[str, Any] = {network["name"]: network for network in found["network"]}
-    own: set[str] = set()  # what may be changed in place, since the document is not ours
-    for change in changes:
-        if "create" in change:
-            networks[change["create"]["name"]] = change["create"]
-            own.discard(change["create"]["name"])
-        elif "delete" in change:
-            del networks[change["delete"]]
-        else:
-            name = change["network"]
-            if name not in own:
-                own.add(name)
-                networks[name] = _copied(networks[name])
-            _change_network(networks[name], change)
-    found["network"] = list(networks.values())
-    return found
-
-
-def _copied(network: dict[str, Any]) -> dict[str, Any]:
-    boxes = [{**box, "publish": list(box["publish"])} for box in network["container"]]
-    return {**network, "container": boxes}
-
-
-def _change_network(network: dict[str, Any], change: dict[str, Any]) -> None:
-    boxes = network["container"]
-    if "attach" in change:
-        boxes.append({**change["attach"], "publish": list(change["attach"]["publish"])})
-        return
-    wanted = change.get("detach", change.get("container"))
-    place = next(i for i, box in enumerate(boxes) if box["name"] == wanted)
-    if "detach" in change:
-        del boxes[place]
-    elif "publish" in change:
-        boxes[place]["publish"].append(change["publish"])
-    else:
-        boxes[place]["publish"].remove(change["withdraw"])
-
-
-def _network_data(network: Network) -> dict[str, object]:
+def network_to_data(network: Network) -> dict[str, object]:
+    """One network of `host_to_data`."""
     return {
         "name": network.name,
         "bridge": network.bridge,
@@ -161,21 +142,25 @@ def _network_data(network: Network) -> dict[str, object]:
         "host_ipv4": _text_or_none(network.host_ipv4),
         "host_ipv6": _text_or_none(network.host_ipv6),
         "trusted_host_interfaces": list(network.trusted_host_interfaces),
-        "container": [_container_data(container) for container in network.containers],
+        "container": [container_to_data(container) for container in network.containers],
     }
 
 
-def _container_data(container: Container) -> dict[str, object]:
+def container_to_data(container: Container) -> dict[str, object]:
+    """One container of it."""
     return {
         "name": container.name,
         "ipv4": _text_or_none(container.ipv4),
         "ipv6": _text_or_none(container.ipv6),
-        "publish": [_publication_data(publication) for publication in container.publish],
+        "publish": [publication_to_data(publication) for publication in container.publish],
     }
 
 
-def _publication_data(publication: Publication) -> dict[str, object]:
-    """Always the table: the short syntax cannot say "this host address and no host port"."""
+def publication_to_data(publication: Publication) -> dict[str, object]:
+    """One publication of it, always as a table.
+
+    The short syntax cannot say "this host address and no host port".
+    """
     return {
         "host_address": _text_or_none(publication.host_address),
         "host_port": _port_data(publication.host_port, publication.count),
@@ -224,20 +209,47 @@ def _printable(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
-def _file(path: str, sheet: Sheet) -> _Document:
+class _File:
+    """One file; it is parsed once, when somebody asks for its `data`."""
+
+    def __init__(
+        self, sheet: Sheet, parse: Callable[[str], object], content: bytes | _RefusedError
+    ) -> None:
+        self.sheet = sheet
+        self.content = content
+        self._parse = parse
+        self._data: object = None
+
+    def data(self) -> object:
+        """What it holds; `_UNREADABLE`, and a note on the sheet, if that cannot be had."""
+        if self._data is None:
+            self._data = self._parsed()
+        return self._data
+
+    def _parsed(self) -> object:
+        try:
+            if isinstance(self.content, _RefusedError):
+                raise self.content
+            return self._parse(_decoded(self.content))
+        except _RefusedError as refusal:
+            message, hint = refusal.args
+            self.sheet.refuse((), message, hint)
+        except RecursionError:
+            hint = "a host file has five levels at most"
+            self.sheet.refuse((), "is nested too deeply", hint)
+        return _UNREADABLE
+
+
+def _file(path: str, sheet: Sheet) -> _File:
     parse = _toml if _suffix(path) == ".toml" else _json
-    return sheet, _parsed(sheet, lambda: _read_file(path), parse)
+    return _File(sheet, parse, _content(lambda: _read_file(path)))
 
 
-def _parsed(sheet: Sheet, read: Callable[[], bytes], parse: Callable[[str], object]) -> object:
+def _content(read_all: Callable[[], bytes]) -> bytes | _RefusedError:
     try:
-        return parse(_decoded(read()))
+        return read_all()
     except _RefusedError as refusal:
-        message, hint = refusal.args
-        sheet.refuse((), message, hint)
-    except RecursionError:
-        sheet.refuse((), "is nested too deeply", "a host file has five levels at most")
-    return _UNREADABLE
+        return refusal
 
 
 def _read_file(path: str) -> bytes:

@@ -7,9 +7,14 @@ networks have a row in common, because bridges, subnets and published ports are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Any, TypeAlias, cast
+
+from nftbridge import schema
+from nftbridge.model import Host, Prefix, Publication
+from nftbridge.notation import PLAIN
 
 Document: TypeAlias = Mapping[str, Any]
 _Networks: TypeAlias = list[dict[str, Any]]
@@ -27,6 +32,70 @@ class Difference:
     def document(self, networks: _Networks) -> Document:
         """A document of these networks alone, with the options that both documents have."""
         return {**self.options, "network": networks}
+
+
+def stands_apart(found: Difference, held: Host, wanted: Host) -> bool:
+    """Whether the networks that differ, read as `held` and `wanted`, cannot collide with the rest.
+
+    Interfaces, subnets and ports that are new must not be taken by a network that is in both. If it
+    is not certain, the answer is no, and the whole has to be read to find out.
+    """
+    bridges = {network.bridge for network in wanted.networks}
+    subnets = _subnets(wanted) - _subnets(held)
+    ports = _ports(wanted) - _ports(held)
+    try:
+        return not any(
+            network["bridge"] in bridges
+            or (subnets and any(_overlaps(text, subnets) for text in network["subnets"]))
+            or (ports and not ports.isdisjoint(_ports_in(network)))
+            for network in found.same
+        )
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _subnets(host: Host) -> set[Prefix]:
+    return {subnet for network in host.networks for subnet in network.subnets}
+
+
+def _overlaps(text: str, subnets: set[Prefix]) -> bool:
+    there = ip_network(text)
+    return any(there.version == s.version and there.overlaps(s) for s in subnets)
+
+
+_Port: TypeAlias = tuple[str, int]
+"""Protocol and number, on whichever address."""
+
+
+def _ports(host: Host) -> set[_Port]:
+    return {
+        port
+        for network in host.networks
+        for container in network.containers
+        for publication in container.publish
+        for port in _ports_of(publication)
+    }
+
+
+def _ports_of(publication: Publication) -> Iterator[_Port]:
+    first = publication.host_port
+    if first is not None:
+        protocol = publication.protocol.value
+        yield from ((protocol, port) for port in range(first, first + publication.count))
+
+
+def _ports_in(network: Mapping[str, Any]) -> Iterator[_Port]:
+    """The host ports of a network in a document; raises `ValueError` if one cannot be read."""
+    for container in network.get("container", ()):
+        for item in container.get("publish", ()):
+            plain = PLAIN.fullmatch(item) if isinstance(item, str) else None
+            if plain is not None:
+                yield "tcp", int(plain[1])
+                continue
+            found = schema.read_item(item)
+            if found is None:
+                raise ValueError(item)
+            yield from _ports_of(found)
 
 
 def difference(held: object, wanted: object) -> Difference | None:

@@ -42,6 +42,11 @@ def missing_effects(host: Host, netns: str | None = None) -> Iterator[Shortcomin
     yield from _unroutable_loopback(host, netns)
 
 
+def may_lack_effects(host: Host) -> bool:
+    """Whether it depends on the kernel around our table if `host` gets all that it asks for."""
+    return not host.userland_proxy or not all(network.icc for network in host.networks)
+
+
 def _unseparated(host: Host, netns: str | None) -> Iterator[Shortcoming]:
     separated = [network for network in host.networks if not network.icc]
     if not separated:

@@ -14,8 +14,9 @@ from nftbridge import config
 from nftbridge import netns as namespaces
 from nftbridge.backend import Backend, Observation
 from nftbridge.choice import Choice, Target, choose
-from nftbridge.difference import Document, difference
-from nftbridge.effects import missing_effects
+from nftbridge.config import Source
+from nftbridge.difference import Document, difference, stands_apart
+from nftbridge.effects import may_lack_effects, missing_effects
 from nftbridge.errors import (
     InputError,
     KernelRefusedError,
@@ -51,6 +52,28 @@ class Status:
     drift: Plan
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is recorded of a host: a document, and a digest if files of that digest say all of it.
+
+    `canonical` documents are those of `host_to_data`.
+    """
+
+    document: Document
+    digest: str = ""
+    canonical: bool = True
+
+    @classmethod
+    def of(cls, host: Host, source: Source | None = None) -> _Record:
+        """The record of `host`, in the words of `source` if there are any."""
+        if source is None:
+            return cls(config.host_to_data(host))
+        document, digest = source.document(), "" if may_lack_effects(host) else source.digest()
+        if document is None:
+            return cls(config.host_to_data(host), digest)
+        return cls(document, digest, canonical=False)
+
+
 class Engine:
     """Brings one table of one kernel to what a host declares."""
 
@@ -72,6 +95,13 @@ class Engine:
         trusted = recorded if recorded == "nftables" else None
         return cls(target, choose(wanted, target, trusted).backend)
 
+    @classmethod
+    def of_record(cls, target: Target, wanted: str) -> Engine | None:
+        """The engine of `to_apply` if it can be told from the record alone: nftables, as before."""
+        if wanted not in ("auto", "nftables") or state_of(target).backend() != "nftables":
+            return None
+        return cls.to_apply(target, wanted)
+
     @property
     def place(self) -> str:
         """What is programmed, for people."""
@@ -86,37 +116,62 @@ class Engine:
             plan = replace(plan, install=(*plan.install, leaving))
         return replace(plan, held_host=self._state.applied()) if plan.removed else plan
 
-    def apply(self, host: Host) -> Plan:
+    def apply(self, host: Host, source: Source | None = None) -> Plan:
         """Bring the kernel to `host` in one transaction; returns what was done, empty if nothing.
 
         The kernel is listed only if something may have changed it since the last apply. Raises
-        `KernelRefusedError` if the kernel refused it; then nothing was changed.
+        `KernelRefusedError` if the kernel refused it; then nothing was changed. `source` is what it
+        was loaded from, if that gave no warning: `apply_source` then has something to go by.
         """
-        return self._apply(lambda: host)
+        return self._apply(lambda: host, source)
+
+    def apply_source(self, source: Source) -> Plan | None:
+        """The same for what files declare, without reading of them what is as it was.
+
+        None, and nothing was done, if all of it has to be read, be it to say what is wrong.
+        """
+        with self._state.locked():
+            start = self._generation()
+            if not self._is_as_recorded(start) or not self._state.source():
+                return None
+            if source.digest() == self._state.source():
+                return Plan()
+            document = source.document()
+            plan = None if document is None else self._way_of_source(document)
+            if plan is None or document is None:
+                return None
+            record = _Record(document, source.digest(), canonical=False)
+            return self._go_short(plan, lambda: source.load().host, record, start)
 
     def update(self, wanted: Callable[[Host], Host]) -> Plan:
         """`apply` what is `wanted` of the host last applied, which is `Host()` if none is."""
         return self._apply(lambda: wanted(self._state.applied() or Host()))
 
     def release(self) -> None:
-        """Free what has been read; for those who keep an engine."""
+        """Free what only one apply needs; for those who keep an engine."""
         self._state.release()
+        if self._backend.incremental is not None:
+            self._backend.incremental.trim()
 
-    def _apply(self, wanted: Callable[[], Host]) -> Plan:
+    def _apply(self, wanted: Callable[[], Host], source: Source | None = None) -> Plan:
         with self._state.locked():
-            host = settled(wanted(), self._target.netns)
-            document, start = config.host_to_data(host), self._generation()
-            plan = self._short_way(document, start)
+            host = settled(declared := wanted(), self._target.netns)
+            record = _Record.of(host, source if host is declared else None)
+            start = self._generation()
+            plan = self._short_way(record.document, start)
             if plan is not None:
-                return self._go_short(plan, host, document, start)
-            return self._go_long(host, document, start)
+                return self._go_short(plan, lambda: host, record, start)
+            return self._go_long(host, record, start)
+
+    def _is_as_recorded(self, generation: int | None) -> bool:
+        """Whether the kernel must still be at what was last applied."""
+        if self._backend.incremental is None or self._state.backend() != self._backend.name:
+            return False
+        return generation is not None and self._state.mark() == generation
 
     def _short_way(self, document: Document, generation: int | None) -> Plan | None:
         """The way from what was last applied, if the kernel must still be there; else None."""
-        incremental = self._backend.incremental
-        if incremental is None or self._state.backend() != self._backend.name:
-            return None
-        if generation is None or self._state.mark() != generation:
+        if not self._is_as_recorded(generation):
             return None
         found = difference(self._state.document(), document)
         if found is None:
@@ -128,46 +183,57 @@ class Engine:
             )
         except InputError:
             return None  # a record that somebody has edited
-        plan = compare(
-            self._backend.rows(held),
-            self._backend.rows(wanted),
-            held_host=held,
-            wanted_host=wanted,
-        )
-        return plan if incremental.can_exchange(plan.removed, plan.added) else None
+        return self._exchangeable(held, wanted)
 
-    def _go_short(self, plan: Plan, host: Host, document: Document, start: int | None) -> Plan:
-        if not plan and self._state.document() == document:
-            return plan
-        with self._recorded(document, start, commits=int(bool(plan))):
-            return self._exchange(plan, host) if plan else plan
+    def _way_of_source(self, document: Document) -> Plan | None:
+        """The same for a document that nobody has checked; None if anything may be said of it."""
+        found = difference(self._state.document(), document)
+        if found is None:
+            return None
+        try:
+            held = config.host_from_data(found.document(found.held))
+            loaded = config.load_data(found.document(found.wanted))
+        except InputError:
+            return None
+        if loaded.warnings or may_lack_effects(loaded.host) or loaded.host.wsl2_mirrored is None:
+            return None
+        if not stands_apart(found, held, loaded.host):
+            return None
+        return self._exchangeable(held, loaded.host)
 
-    def _go_long(self, host: Host, document: Document, start: int | None) -> Plan:
+    def _exchangeable(self, held: Host, wanted: Host) -> Plan | None:
+        """The way between these parts of two hosts, if it can be gone in one transaction."""
+        rows = self._backend.rows(held), self._backend.rows(wanted)
+        plan = compare(*rows, held_host=held, wanted_host=wanted)
+        incremental = self._backend.incremental
+        if incremental is None or not incremental.can_exchange(plan.removed, plan.added):
+            return None
+        return plan
+
+    def _go_short(
+        self, plan: Plan, host: Callable[[], Host], record: _Record, start: int | None
+    ) -> Plan:
+        """Change rows without having looked; if the kernel objects, put everything in anew."""
+        incremental = self._backend.incremental
+        with self._recorded(record, start, commits=int(bool(plan))):
+            try:
+                if plan and incremental is not None:
+                    incremental.exchange(plan.removed, plan.added)
+            except KernelRefusedError as refusal:
+                return self._install(host(), plan, refusal)
+        return plan
+
+    def _go_long(self, host: Host, record: _Record, start: int | None) -> Plan:
         """Look at the kernel, and change what is not as `host` declares it."""
         before = self._before()
         observed = self._observe(host)
         plan, kept = self._way_to(host, observed), tuple[str, ...]()
-        if not (plan or before) and self._state.document() == document:
-            self._state.withdraw()  # what somebody announced and did not do
-            self._mark(start, commits=0)
-            return plan
-        with self._recorded(document, start, commits=int(bool(plan))):
+        with self._recorded(record, start, commits=int(bool(plan)), anyway=before is not None):
             if plan:
                 plan = self._bring_to(host, observed, plan)
             if before is not None:  # for a moment both decide, and the stricter one counts
                 kept = tuple(before.remove(self._known, everything=False))
         return replace(plan, kept=kept)
-
-    def _exchange(self, plan: Plan, host: Host) -> Plan:
-        """Change rows without having looked; if the kernel objects, put everything in anew."""
-        incremental = self._backend.incremental
-        if incremental is None:
-            raise AssertionError(f"{self._backend.name} cannot change rows alone")
-        try:
-            incremental.exchange(plan.removed, plan.added)
-        except KernelRefusedError as refusal:
-            return self._install(host, plan, refusal)
-        return plan
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:
@@ -186,22 +252,27 @@ class Engine:
         return replace(plan, install=(reason,), retried=reason)
 
     @contextmanager
-    def _recorded(self, document: Document, start: int | None, *, commits: int) -> Generator[None]:
-        """Announce a transaction, and when it is done record it, with a mark if nobody cut in."""
-        self._state.announce(document, self._backend.name)
-        try:
-            yield
-        except NftbridgeError:
-            self._state.withdraw()
-            raise
-        self._state.settle()
-        self._mark(start, commits)
+    def _recorded(
+        self, record: _Record, start: int | None, *, commits: int, anyway: bool = False
+    ) -> Generator[None]:
+        """Announce what is done, and then record it, with a mark if nobody cut in.
 
-    def _mark(self, start: int | None, commits: int) -> None:
-        """Vouch for the kernel if since `start` it has seen these commits and no other."""
+        Without a commit, and not `anyway`, a record that says the same is left as it is.
+        """
+        if not commits and not anyway and self._state.document() == record.document:
+            yield
+            self._state.withdraw()  # what somebody announced and did not do
+        else:
+            self._state.announce(record.document, self._backend.name, canonical=record.canonical)
+            try:
+                yield
+            except NftbridgeError:
+                self._state.withdraw()
+                raise
+            self._state.settle()
         now = self._generation()
         if start is not None and now == (start + commits) % _GENERATIONS:
-            self._state.set_mark(now)
+            self._state.set_mark(now, record.digest)
 
     def _generation(self) -> int | None:
         incremental = self._backend.incremental
@@ -266,9 +337,7 @@ class Engine:
 
 def state_of(target: Target) -> State:
     """The record of that table in that namespace."""
-    with namespaces.inside(target.netns):
-        boot, cookie = namespaces.boot(), namespaces.cookie()
-        return State(target.state_directory, target.table, cookie, boot)
+    return State.of(target.state_directory, target.table, target.netns)
 
 
 def settled(host: Host, netns: str | None = None) -> Host:

@@ -19,7 +19,9 @@ Report: TypeAlias = Callable[[str, str], None]
 
 _PORTS = f"ports are plain numbers from 1 to {LAST_PORT}"
 _SYNTAX = "write [HOST_ADDRESS:]HOST_PORT:CONTAINER_PORT[/PROTOCOL], e.g. 8080:80/tcp"
-_PLAIN = re.compile("([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
+PLAIN = re.compile("([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
+"""A publication of one TCP port on every address: host port and container port."""
+
 _PROTOCOLS = {protocol.value: protocol for protocol in Protocol}
 
 
@@ -99,7 +101,7 @@ def read_publication(text: str, report: Report) -> Publication | None:
 
     The container port alone is a publication without host port, which only routed networks take.
     """
-    plain = _PLAIN.fullmatch(text)
+    plain = PLAIN.fullmatch(text)
     if plain is not None:  # as nearly all of them are, in files with thousands
         host_port, container_port = int(plain[1]), int(plain[2])
         if host_port <= LAST_PORT and container_port <= LAST_PORT:

@@ -292,6 +292,11 @@ def read_networks(top: Table) -> tuple[Network, ...]:
     return top.each("network", _network, "[[network]] in two pairs of brackets")
 
 
+def read_item(data: object) -> Publication | None:
+    """One item of a list ``publish``; None if anything is wrong with it."""
+    return _publication(Sheet(""), (), data)
+
+
 def _network(sheet: Sheet, path: Path, data: object) -> Network | None:
     net = table(sheet, path, data, NETWORK_KEYS)
     if net is None:

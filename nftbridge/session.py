@@ -134,11 +134,12 @@ class Session:
 
     def _current(self) -> Inventory | None:
         """The inventory of what is on record, read anew if somebody else has changed that."""
-        revision = self._state.revision()
-        if self._inventory is None or revision != self._revision:
+        if self._inventory is None or self._state.revision() != self._revision:
             self._inventory = None
+            self._state.fold()
             held = self._state.applied()
             self._state.release()
             if held is not None:
-                self._inventory, self._revision = Inventory(held, self._backend.rows), revision
+                self._inventory = Inventory(held, self._backend.rows)
+                self._revision = self._state.revision()
         return self._inventory

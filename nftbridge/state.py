@@ -26,13 +26,16 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from nftbridge import __version__, config
-from nftbridge.difference import Document
+from nftbridge import netns as namespaces
 from nftbridge.errors import InputError, UnavailableError
 from nftbridge.model import Host
-from nftbridge.model.changes import Change
+
+if TYPE_CHECKING:
+    from nftbridge.difference import Document
+    from nftbridge.model.changes import Change
 
 _FORMAT = 1
 _HERE = Path(__file__).parent
@@ -53,6 +56,12 @@ class State:
         self._boot = boot
         self._bodies: dict[str, tuple[object, dict[str, Any]]] = {}
         self._heads: dict[str, tuple[object, dict[str, Any]]] = {}
+
+    @classmethod
+    def of(cls, directory: Path, table: str, netns: str | None) -> State:
+        """The state of that table in `netns`, as `nftbridge.netns.inside` takes it."""
+        with namespaces.inside(netns):
+            return cls(directory, table, namespaces.cookie(), namespaces.boot())
 
     @contextmanager
     def locked(self) -> Generator[None]:
@@ -75,13 +84,19 @@ class State:
         return self._with_changes(self._done_changes())
 
     def fold(self) -> None:
-        """Put small changes whose end is on record into ``applied.json``; all else stays."""
-        mark, backend, document = self.mark(), self.backend(), self.document()
-        lines = self._lines()
-        if lines and "done" in lines[-1] and backend is not None and document is not None:
+        """Put small changes whose end is on record into ``applied.json``, as `begin` needs it."""
+        lines, canonical = self._lines(), self._head("applied.json").get("canonical") is True
+        if (canonical and not lines) or (lines and "done" not in lines[-1]):
+            return
+        mark, source, backend = self.mark(), self.source(), self.backend()
+        document = self.document()
+        if not canonical:
+            host = _host(document)
+            document = None if host is None else config.host_to_data(host)
+        if backend is not None and document is not None:
             self.announce(cast("Document", document), backend)
             self.settle()
-            self.set_mark(mark)
+            self.set_mark(mark, source if not lines else "")
 
     def mark(self) -> int | None:
         """The generation at which the kernel was last seen to be at what was last applied.
@@ -108,13 +123,17 @@ class State:
             return None
         return _host(self._with_changes([*self._done_changes(), *lines[-1]["changes"]]))
 
-    def announce(self, document: Document, backend: str) -> None:
-        """Record that a transaction towards the host of `document` is about to begin."""
+    def announce(self, document: Document, backend: str, *, canonical: bool = True) -> None:
+        """Record that a transaction towards the host of `document` is about to begin.
+
+        `canonical` documents are those of `host_to_data`.
+        """
         self.unmark()
         with self._reported():
             self._journal(self._serial() + 1).unlink(missing_ok=True)
         body: dict[str, object] = {
             "backend": backend,
+            "canonical": canonical,
             "serial": self._serial() + 1,
             "host": document,
         }
@@ -128,12 +147,11 @@ class State:
             outdated.unlink(missing_ok=True)
 
     def begin(self, changes: Iterable[Change]) -> None:
-        """Record that a transaction that makes `changes` is about to begin.
+        """Record that a transaction that makes `changes` is about to begin; after `fold`."""
+        from nftbridge.journal import change_to_data  # noqa: PLC0415 - only sessions need it
 
-        What was last applied must have been announced with `host_to_data`.
-        """
         self.unmark()
-        self._append({"changes": [config.change_to_data(change) for change in changes]})
+        self._append({"changes": [change_to_data(change) for change in changes]})
 
     def end(self, *, done: bool) -> None:
         """Record whether the transaction that was begun has happened."""
@@ -148,11 +166,21 @@ class State:
         with self._reported():
             (self._folder / "pending.json").unlink(missing_ok=True)
 
-    def set_mark(self, generation: int | None) -> None:
-        """Record that the kernel is at what was last applied, in that generation."""
+    def set_mark(self, generation: int | None, source: str = "") -> None:
+        """Record that the kernel is at what was last applied, in that generation.
+
+        `source` is the digest of the files that declare it, if nothing but the rows follows from
+        them: no warning, and nothing for which other parts of the kernel have to be looked at.
+        """
         made_by = self._made_by()
         if generation is not None and made_by is not None:
-            self._write("mark.json", {"generation": generation, "made_by": made_by})
+            seen: dict[str, object] = {"generation": generation, "made_by": made_by}
+            self._write("mark.json", seen | {"source": source})
+
+    def source(self) -> str:
+        """The digest that was given to the mark."""
+        found = self._head("mark.json").get("source")
+        return found if isinstance(found, str) else ""
 
     def unmark(self) -> None:
         """Record that the kernel has to be looked at."""
@@ -176,8 +204,12 @@ class State:
         """The document in ``applied.json`` after these changes; None if they do not fit."""
         document = self._body("applied.json").get("host")
         changes = list(changes)
+        if not changes:
+            return document
+        from nftbridge.journal import after  # noqa: PLC0415 - only sessions leave changes
+
         try:
-            return config.after(document, changes) if changes else document
+            return after(document, changes)
         except (KeyError, TypeError, ValueError, StopIteration):
             return None
 

@@ -8,7 +8,7 @@ from nftbridge.backend import Incremental, KnownHosts, Observation
 from nftbridge.effects import Shortcoming
 from nftbridge.model import Host
 from nftbridge.nft import document, lower, read
-from nftbridge.nft.kernel import Kernel
+from nftbridge.nft.kernel import Kernel, trim
 from nftbridge.policy.flat import FlatRows
 
 
@@ -83,6 +83,11 @@ class NftablesBackend:
     def connected(self) -> AbstractContextManager[None]:
         """Keep a libnftables context for writing."""
         return self._kernel.connected()
+
+    def trim(self) -> None:
+        """Forget the rows that were last made, and what libnftables has freed."""
+        self._rows = None
+        trim()
 
     def can_exchange(self, removed: FlatRows, added: FlatRows) -> bool:
         """All but prefixes that would come and go in one set."""

@@ -44,6 +44,18 @@ class Counter:
         self._socket.close()
 
 
+def current() -> int | None:
+    """The generation of this network namespace; None as for `Counter.read`."""
+    try:
+        counter = Counter()
+    except OSError:
+        return None  # a kernel without nfnetlink
+    try:
+        return counter.read()
+    finally:
+        counter.close()
+
+
 def parse(answer: bytes) -> int | None:
     """The generation in a netlink message; None if it is an error or anything else."""
     if len(answer) < _HEADER.size or _HEADER.unpack_from(answer)[1] != (

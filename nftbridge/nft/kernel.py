@@ -15,7 +15,7 @@ from nftbridge import netns as namespaces
 from nftbridge.errors import KernelRefusedError, UnavailableError
 from nftbridge.nft.document import Command, wrap
 from nftbridge.nft.explain import culprit, missing_option
-from nftbridge.nft.generation import Counter
+from nftbridge.nft.generation import Counter, current
 from nftbridge.nft.syntax import Json
 
 _FD_SETSIZE = 1024
@@ -86,15 +86,8 @@ class Kernel:
         """How many transactions nf_tables has seen in this namespace; None if it does not say."""
         if self._connection is not None:
             return self._connection.counter.read()
-        try:
-            with namespaces.inside(self._netns):
-                counter = Counter()
-        except OSError:
-            return None  # a kernel without nfnetlink
-        try:
-            return counter.read()
-        finally:
-            counter.close()
+        with namespaces.inside(self._netns):
+            return current()
 
     def send(self, commands: list[Command]) -> None:
         """`commit` a few elements, by the open connection if there is one."""
@@ -158,6 +151,19 @@ class Kernel:
             if dry:
                 context.set_dry_run(True)
             return context.cmd(document)
+
+
+def trim() -> None:
+    """Give back to the system what libnftables has freed, where the C library can (glibc).
+
+    It allocates 1.7 kB an element in small pieces, which glibc keeps: of 600 MB after a transaction
+    of 300,000 elements, 550 MB. Only programs that stay need this; it takes a few milliseconds.
+    """
+    import ctypes  # noqa: PLC0415 - not for the commands
+
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 def _text(commands: list[Command]) -> str:

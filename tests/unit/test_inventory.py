@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nftbridge import config
+from nftbridge import config, journal
 from nftbridge.errors import InputError
 from nftbridge.inventory import DoubtfulError, Inventory
 from nftbridge.model import Container, GatewayMode, Host, Network, Protocol, Publication
@@ -127,7 +127,7 @@ def test_each_change_is_as_good_as_a_fresh_host(data: st.DataObject) -> None:
         way = compare(lower.rows_in_kernel(host), lower.rows_in_kernel(wanted))
         assert (removed, added) == (way.removed, way.added)
         assert inventory.host() == ordered(wanted)
-        described = config.after(config.host_to_data(host), [config.change_to_data(change)])
+        described = journal.after(config.host_to_data(host), [journal.change_to_data(change)])
         assert described == config.host_to_data(wanted)
         host = ordered(wanted)
 
