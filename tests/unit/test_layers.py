@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("report", "lab"),
     ("explain",),
+    ("doctor",),
     ("demo",),
     ("commands",),
     ("cli",),

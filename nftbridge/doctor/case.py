@@ -1,0 +1,90 @@
+"""One examination: a host file, what was found on its host, and the traffic looked into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from nftbridge.doctor.docker import Remains
+from nftbridge.doctor.facts import Facts
+from nftbridge.doctor.passage import Met, drops, meetings
+from nftbridge.doctor.ruleset import Maker, Place
+from nftbridge.doctor.traffic import Traffic
+from nftbridge.model import Family, GatewayMode, Host, Network
+
+_SHARED = {"iptables": Maker.IPTABLES_LEGACY, "iptables-nft": Maker.IPTABLES_NFT}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What every diagnosis asks. Its parts are worked out once, when first asked for."""
+
+    host: Host
+    facts: Facts
+    traffic: tuple[Traffic, ...]
+
+    @cached_property
+    def met(self) -> tuple[Met, ...]:
+        """What every base chain does to each kind of traffic that is wanted."""
+        return tuple(self._meetings(wanted=True))
+
+    @cached_property
+    def forbidden(self) -> tuple[Met, ...]:
+        """The same for what the host file forbids."""
+        return tuple(self._meetings(wanted=False))
+
+    @cached_property
+    def remains(self) -> Remains:
+        """What is Docker's in the tables of others; nothing in those that our backend shares."""
+        return Remains(tuple(t for t in self.facts.tables if t.maker is not self.shared))
+
+    @property
+    def shared(self) -> Maker | None:
+        """Whose tables hold our own rules beside those of others; None if ours has its own."""
+        return _SHARED.get(self.facts.backend)
+
+    @property
+    def docker_runs(self) -> bool:
+        """Whether a Docker daemon looks after its rules."""
+        return "dockerd" in self.facts.daemons
+
+    @property
+    def bridges(self) -> frozenset[str]:
+        """The bridges of our networks."""
+        return frozenset(network.bridge for network in self.host.networks)
+
+    def routed(self, family: Family) -> tuple[Network, ...]:
+        """The networks whose packets the kernel has to forward."""
+        return tuple(
+            network
+            for network in self.host.networks
+            if network.subnet(family) is not None
+            and not network.internal
+            and network.gateway_mode(family) is not GatewayMode.ISOLATED
+            and family in self.host.families()
+        )
+
+    def is_left_over(self, place: Place) -> bool:
+        """Whether Docker made that rule and does not run any more."""
+        if self.docker_runs or place.table.maker is self.shared:
+            return False
+        return self.remains.owns(place.table, place.chain, place.rule)
+
+    def stops(self, traffic: Traffic) -> bool:
+        """Whether any base chain drops what the host file forbids."""
+        return any(met.traffic is traffic and drops(met) for met in self.forbidden)
+
+    def _meetings(self, *, wanted: bool) -> Iterator[Met]:
+        for traffic in self.traffic:
+            if traffic.wanted is wanted:
+                yield from meetings(traffic, self.facts.tables)
+
+
+def by_place(met: Iterable[Met]) -> list[tuple[Place, tuple[Met, ...]]]:
+    """Grouped by the rule that decides."""
+    groups: dict[tuple[int, str, int], list[Met]] = {}
+    for found in met:
+        place = found.decision.place
+        groups.setdefault((id(place.table), place.chain.name, place.number), []).append(found)
+    return [(group[0].decision.place, tuple(group)) for group in groups.values()]
