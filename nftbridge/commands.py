@@ -63,12 +63,15 @@ def plan(options: Namespace) -> int:
 
 def apply(options: Namespace) -> int:
     """Bring the kernel to the host file in one transaction."""
+    from nftbridge.effects import check_forwarding, enable_forwarding
     from nftbridge.report import plan_data, summary
 
     host = _load(options)
     engine = _engine(options)
     _warn(engine.shortcomings(host))
+    check_forwarding(host, options.netns)
     done = engine.apply(host)
+    _warn(enable_forwarding(host, options.netns))
     if options.json:
         _print_json(plan_data(done))
     elif done:

@@ -79,6 +79,7 @@ def host_to_data(host: Host) -> dict[str, object]:
     options: dict[str, object] = {flag: getattr(host, flag) for flag in FLAGS}
     options["wsl2_mirrored"] = "auto" if host.wsl2_mirrored is None else host.wsl2_mirrored
     options["layout"] = host.layout
+    options["ip_forward"] = host.ip_forward.value
     networks = [_network_data(network) for network in host.networks]
     return {"version": VERSION, "host": options, "network": networks}
 

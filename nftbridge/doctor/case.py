@@ -11,7 +11,7 @@ from nftbridge.doctor.facts import Facts
 from nftbridge.doctor.passage import Met, drops, meetings
 from nftbridge.doctor.ruleset import Maker, Place
 from nftbridge.doctor.traffic import Traffic
-from nftbridge.model import Family, GatewayMode, Host, Network
+from nftbridge.model import Host
 
 _SHARED = {"iptables": Maker.IPTABLES_LEGACY, "iptables-nft": Maker.IPTABLES_NFT}
 
@@ -53,17 +53,6 @@ class Case:
     def bridges(self) -> frozenset[str]:
         """The bridges of our networks."""
         return frozenset(network.bridge for network in self.host.networks)
-
-    def routed(self, family: Family) -> tuple[Network, ...]:
-        """The networks whose packets the kernel has to forward."""
-        return tuple(
-            network
-            for network in self.host.networks
-            if network.subnet(family) is not None
-            and not network.internal
-            and network.gateway_mode(family) is not GatewayMode.ISOLATED
-            and family in self.host.families()
-        )
 
     def is_left_over(self, place: Place) -> bool:
         """Whether Docker made that rule and does not run any more."""

@@ -12,15 +12,11 @@ from nftbridge.model import Address, Family, Prefix
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of the main table; a prefix length of 0 makes it a default route.
-
-    `announced` says that it came from a router's advertisement (IPv6).
-    """
+    """A route of the main table; a prefix length of 0 makes it a default route."""
 
     prefix: Prefix
     interface: str
     metric: int = 0
-    announced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +36,8 @@ class Facts:
     """By name, whether they are up."""
     addresses: tuple[Address, ...] = ()
     routes: tuple[Route, ...] = ()
+    listening: tuple[str, ...] = ()
+    """Interfaces whose IPv6 default route is a router's advertisement."""
     daemons: frozenset[str] = frozenset()
     backend: str = "nftables"
     drift: str = ""

@@ -24,6 +24,7 @@ from nftbridge import netns as namespaces
 from nftbridge.doctor import iptables, nftables
 from nftbridge.doctor.facts import Facts, Route
 from nftbridge.doctor.ruleset import Chain, Maker, Rule, Table
+from nftbridge.effects import listening_interfaces
 from nftbridge.errors import UnavailableError
 from nftbridge.model import Address, Host
 from nftbridge.nft.syntax import is_list, is_object
@@ -43,7 +44,6 @@ _PER_INTERFACE = (
     "ipv4/conf/{}/rp_filter",
     "ipv4/conf/{}/route_localnet",
     "ipv6/conf/{}/forwarding",
-    "ipv6/conf/{}/accept_ra",
 )
 _DAEMONS = frozenset({"dockerd", "firewalld", "ufw", "libvirtd", "incusd", "kube-proxy"})
 _FAMILIES = ("inet", "ip", "ip6")
@@ -51,7 +51,7 @@ _IPTABLES_TABLES = frozenset({"raw", "mangle", "filter", "nat", "security"})
 _LINK_LAYER = frozenset({"bridge", "netdev"})
 _SIOCGIFFLAGS = 0x8913
 _IFF_UP = 1
-_RTF_UP, _RTF_REJECT, _RTF_ADDRCONF = 0x1, 0x200, 0x40000  # include/uapi/linux/(ipv6_)route.h
+_RTF_UP, _RTF_REJECT = 0x1, 0x200  # include/uapi/linux/route.h
 _PATIENCE = 30.0
 _HINT = "run as root, or with CAP_NET_ADMIN in that network namespace"
 
@@ -72,6 +72,7 @@ def gather(host: Host, netns: str | None, our_table: str) -> Facts:
             interfaces=interfaces,
             addresses=tuple(_addresses()),
             routes=tuple(_routes()),
+            listening=listening_interfaces(),
             daemons=frozenset(_daemons()),
             unread=tuple(unread),
         )
@@ -237,8 +238,7 @@ def _routes() -> Iterator[Route]:
         first, bits, _, _, _, rank, _, _, said, interface = line.split()
         if int(said, 16) & _RTF_UP and not int(said, 16) & _RTF_REJECT:
             network = ip_network((bytes.fromhex(first), int(bits, 16)))
-            announced = bool(int(said, 16) & _RTF_ADDRCONF) and network.prefixlen == 0
-            yield Route(network, interface, int(rank, 16), announced)
+            yield Route(network, interface, int(rank, 16))
 
 
 def _read(path: Path) -> str:

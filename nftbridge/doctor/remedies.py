@@ -35,10 +35,8 @@ def filter_bridged(case: Case, evidence: Evidence) -> Iterator[str]:
 def forward(case: Case, evidence: Evidence) -> Iterator[str]:
     """Switch forwarding on; IPv6 hosts that live by advertisements go on listening to them."""
     if evidence.words["family"] == Family.IPV6.label:
-        for name in dict.fromkeys(r.interface for r in case.facts.routes if r.announced):
-            if case.facts.switch(f"ipv6/conf/{name}/accept_ra") == 1:
-                named = name.replace(".", "/")
-                yield f"sysctl -w net.ipv6.conf.{named}.accept_ra=2"
+        for name in case.facts.listening:
+            yield f"sysctl -w net.ipv6.conf.{name.replace('.', '/')}.accept_ra=2"
     yield f"sysctl -w {evidence.words['switch']}=1"
 
 

@@ -32,7 +32,7 @@ def bridge_unfiltered(case: Case) -> Iterator[Evidence]:
 def forwarding_off(case: Case) -> Iterator[Evidence]:
     """The kernel is no router in a family in which networks need one."""
     for family, path in _FORWARDING.items():
-        networks = case.routed(family)
+        networks = case.host.forwarded(family)
         if networks and case.facts.switch(path) == 0:
             kinds = tuple(f"{n.name}: everything routed, {family.label}" for n in networks)
             words = {"family": family.label, "switch": _sysctl(path)}
@@ -42,7 +42,7 @@ def forwarding_off(case: Case) -> Iterator[Evidence]:
 def interface_forwarding_off(case: Case) -> Iterator[Evidence]:
     """The switch of the interface that a packet comes in by counts, too."""
     for family, path in _FORWARDING.items():
-        bridges = {n.bridge: n.name for n in case.routed(family)}
+        bridges = {n.bridge: n.name for n in case.host.forwarded(family)}
         if not bridges or not case.facts.switch(path):
             continue
         for name in (*bridges, *filter(None, (case.facts.uplink(family),))):
@@ -73,7 +73,7 @@ def reverse_path(case: Case) -> Iterator[Evidence]:
 def strict_elsewhere(case: Case) -> Iterator[Evidence]:
     """The same for what could come in by another uplink than that of the default route."""
     default = case.facts.uplink(Family.IPV4)
-    if not default or not case.routed(Family.IPV4):
+    if not default or not case.host.forwarded(Family.IPV4):
         return
     others = {r.interface for r in case.facts.routes if r.prefix.version == 4}
     for name in sorted(others - case.bridges - {"lo", default}):

@@ -62,6 +62,20 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("wsl2 one", "version = 1\n[host]\nwsl2_mirrored = 1", "host.wsl2_mirrored", "not the", "auto"),
     ("layout", 'version = 1\n[host]\nlayout = "x"', "host.layout", "not a layout", "docker-28"),
     ("layout 28", "version = 1\n[host]\nlayout = 28", "host.layout", "must be a string", "quotes"),
+    (
+        "ip_forward",
+        'version = 1\n[host]\nip_forward = "on"',
+        "host.ip_forward",
+        "is not a",
+        "check, enable",
+    ),
+    (
+        "ip_forward true",
+        "version = 1\n[host]\nip_forward = true",
+        "host.ip_forward",
+        "a string",
+        "",
+    ),
     ("one bracket", "version = 1\n[network]", "network", "a list, not a table", "[[network]]"),
     ("no table", "version = 1\nnetwork = [1]", "network[0]", "must be a table", "name = "),
     (

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from nftbridge import config, schema
 from nftbridge.errors import InputError
-from nftbridge.model import Container, GatewayMode, Host, Network, Protocol, Publication
+from nftbridge.model import (
+    Container,
+    GatewayMode,
+    Host,
+    IpForward,
+    Network,
+    Protocol,
+    Publication,
+)
 from tests.unit.hostfiles import DESIGN, of_json, of_toml
 
 # The folder is only overwritten; and a busy machine is no fault of the code.
@@ -26,7 +34,8 @@ def hosts(draw: st.DrawFn) -> Host:
     """Consistent hosts that use every field, ranges and None included."""
     flags: dict[str, Any] = {flag: draw(st.booleans()) for flag in schema.FLAGS}
     networks = tuple(draw(networks_numbered(n)) for n in range(draw(st.integers(0, 3))))
-    return Host(networks, wsl2_mirrored=draw(st.none() | st.booleans()), **flags)
+    mirrored, forward = draw(st.none() | st.booleans()), draw(st.sampled_from(IpForward))
+    return Host(networks, wsl2_mirrored=mirrored, ip_forward=forward, **flags)
 
 
 @st.composite
