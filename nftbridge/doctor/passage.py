@@ -10,6 +10,7 @@ from nftbridge.doctor.traffic import Traffic
 from nftbridge.doctor.walk import Decision, Verdict, decide, sets_marks
 from nftbridge.explain.matching import Seen
 from nftbridge.explain.way import Fate, Way
+from nftbridge.model import Address
 from nftbridge.policy.evaluate import Packet
 
 _TRACKED = -200  # NF_IP_PRI_CONNTRACK: up to here a packet has no state
@@ -73,10 +74,10 @@ def is_early_answer(met: Met) -> bool:
 def stages(way: Way) -> Iterator[Stage]:
     """The hooks of the packet, then those of its answer, as far as our own rules let them go."""
     asked = replace(way.packet, to_host=way.around.is_own(way.packet.daddr))
-    end = way.end
-    delivered = replace(end, to_host=way.around.is_own(end.daddr))
-    oif = end.oif or ("" if delivered.to_host else way.around.interface_to(end.daddr))
-    delivered = replace(delivered, oif=oif)
+    to_host = way.around.is_own(way.end.daddr)
+    oif = way.end.oif or ("" if to_host else way.around.interface_to(way.end.daddr))
+    # its source is translated after all that is looked at here
+    delivered = replace(asked, daddr=way.end.daddr, dport=way.end.dport, to_host=to_host, oif=oif)
     yield from _stages(asked, delivered, is_answer=False)
     if way.fate in (Fate.DROPPED, Fate.LOST):
         return
@@ -87,10 +88,21 @@ def stages(way: Way) -> Iterator[Stage]:
         iif=oif,
         oif=asked.iif,
         state="established",
-        from_host=delivered.to_host,
+        from_host=to_host,
         to_host=not asked.iif,
     )
-    yield from _stages(back, back, is_answer=True)
+    translated = way.end.from_host and not asked.from_host
+    first = replace(back, daddr=_source(way), to_host=True) if translated else back
+    yield from _stages(first, back, is_answer=True)
+
+
+def _source(way: Way) -> Address:
+    """The address that the packet left with; if the kernel chose it, one that is likely."""
+    if way.end.saddr != way.packet.saddr:
+        return way.end.saddr
+    own = (a for a in way.around.own if a.version == way.end.saddr.version and not a.is_loopback)
+    likely = (a for a in sorted(own, key=int) if way.names.network_around(a) is None)
+    return next(likely, way.end.saddr)
 
 
 def _stages(before: Packet, after: Packet, *, is_answer: bool) -> Iterator[Stage]:

@@ -6,17 +6,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Generator
+from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nftbridge import config
+from nftbridge.choice import Target, choose
 from nftbridge.cli import main
-from nftbridge.lab import Probe
+from nftbridge.engine import Engine
+from nftbridge.lab import Laboratory, Probe
 from nftbridge.lab.topology import HOST
-from nftbridge.model import Address, Host
-from tests.kernel.hosts import Site, site
+from nftbridge.model import Address, Family, Host
+from tests.kernel.hosts import Site
 
 pytestmark = pytest.mark.kernel
 
@@ -106,8 +110,6 @@ class Patient:
         return outcome.reached
 
     def address(self, node: str, version: int = 4) -> Address:
-        from nftbridge.model import Family
-
         return self.place.lab.address(node, Family.IPV4 if version == 4 else Family.IPV6)
 
     def egress(self, version: int = 4) -> bool:
@@ -135,11 +137,22 @@ def loaded(text: str, folder: Path) -> tuple[Host, Path]:
     return config.load(str(file)).host, file
 
 
+@contextmanager
+def admitted(
+    text: str, folder: Path, capsys: pytest.CaptureFixture[str], backend: str = "nftables"
+) -> Generator[Patient]:
+    host, file = loaded(text, folder)
+    with Laboratory(host) as lab:
+        target = Target(netns=lab.netns, state_directory=folder / "state")
+        engine = Engine(target, choose(backend, target).backend)
+        engine.apply(host)
+        yield Patient(Site(host, lab, target, engine), file, capsys)
+
+
 @pytest.fixture
 def patient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Generator[Patient]:
-    host, file = loaded(HOST_FILE, tmp_path)
-    with site(host, tmp_path / "state", uplinks=("eth0",), loopback_links=()) as place:
-        yield Patient(place, file, capsys)
+    with admitted(HOST_FILE, tmp_path, capsys) as found:
+        yield found
 
 
 def test_a_healthy_host(patient: Patient) -> None:
@@ -498,3 +511,202 @@ def test_a_published_port_is_taken(owner: str, patient: Patient) -> None:
     assert any("published port 8080:80/tcp" in kind for kind in found["traffic"])
     assert patient.all_pass()
     assert patient.is_well()
+
+
+SEPARATED = """
+version = 1
+[[network]]
+name = "tenants"
+bridge = "br-tenants"
+subnets = ["172.20.0.0/16", "fd00:20::/64"]
+icc = false
+[[network.container]]
+name = "alice"
+ipv4 = "172.20.0.2"
+ipv6 = "fd00:20::2"
+[[network.container]]
+name = "bob"
+ipv4 = "172.20.0.3"
+ipv6 = "fd00:20::3"
+"""
+
+
+def test_bridged_packets_that_netfilter_does_not_see(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with admitted(SEPARATED, tmp_path, capsys) as patient:
+        for switch in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
+            patient.sh(f"sysctl -qw net.bridge.{switch}=0")
+        for version in (4, 6):
+            assert patient.reaches("alice", patient.address("bob", version), 81)
+        patient.mend_all("bridge-unfiltered")
+        for version in (4, 6):
+            assert not patient.reaches("alice", patient.address("bob", version), 81)
+        assert patient.is_well()
+
+
+INTERNAL = """
+version = 1
+[host]
+userland_proxy = false
+[[network]]
+name = "data"
+bridge = "br-data"
+subnets = ["172.21.0.0/16"]
+internal = true
+[[network.container]]
+name = "db"
+ipv4 = "172.21.0.2"
+[[network]]
+name = "front"
+bridge = "br-front"
+subnets = ["172.20.0.0/16"]
+[[network.container]]
+name = "web"
+ipv4 = "172.20.0.2"
+publish = ["8080:80"]
+"""
+
+
+@pytest.mark.parametrize("backend", ["iptables", "iptables-nft"])
+def test_a_line_before_ours_leaks(
+    backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where tables are shared, an accept that stands first is the end of the chain."""
+    program = "iptables-nft" if backend == "iptables-nft" else "iptables-legacy"
+    with admitted(INTERNAL, tmp_path, capsys, backend) as patient:
+        outside = patient.address("outside")
+        assert not patient.reaches("db", outside, 80)
+        assert patient.doctor()["findings"] == []
+        patient.sh(f"{program} -I FORWARD -i br-data -j ACCEPT")
+        patient.sh(f"{program} -I FORWARD -o br-data -j ACCEPT")
+        assert patient.reaches("db", outside, 80)
+        found = patient.mend("accepted-before")
+        assert "data: connections of its containers to the outside, IPv4" in found["traffic"]
+        assert not patient.reaches("db", outside, 80)
+
+
+def test_no_proxy_and_no_route_for_loopback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with admitted(INTERNAL, tmp_path, capsys) as patient:
+        patient.sh("sysctl -qw net.ipv4.conf.br-front.route_localnet=0")
+        loopback = ip_address("127.0.0.1")
+        assert not patient.reaches(HOST, loopback, 8080)
+        patient.mend("loopback-unroutable")
+        assert patient.reaches(HOST, loopback, 8080)
+        assert patient.is_well()
+
+
+# A packet asked about ---------------------------------------------------------------------------
+
+
+def flow(patient: Patient, port: int = 8080) -> tuple[str, ...]:
+    client, host = patient.address("outside"), patient.address(HOST)
+    packet = ("--in", "eth0", "--src", str(client), "--dst", str(host))
+    return (*packet, "--proto", "tcp", "--dport", str(port))
+
+
+def test_asked_about_a_packet_it_names_who_decides(patient: Patient) -> None:
+    told = patient.doctor(*flow(patient))
+    assert told["sentence"].startswith("translated to container web of network front")
+    assert told["wrong"] is False
+    patient.sh(f"nft -f - <<'END'\n{FIREWALLS['one that ends in a reject']}\nEND")
+    told = patient.doctor(*flow(patient))
+    (decider,) = [chain for chain in told["chains"] if chain["verdict"] == "dropped"]
+    assert (decider["table"], decider["chain"]) == ("table inet mine", "checks")
+    assert decider["rule"] == "reject"
+    (found,) = told["findings"]
+    assert found["traffic"] == ["front: the packet asked about"]
+    assert found["where"] == "table inet mine, chain checks: 'reject'"
+    assert patient.published() is False
+    for command in found["commands"]:
+        patient.sh(command)
+    assert patient.published()
+    assert not patient.egress()  # nothing more was opened than what was asked about
+
+
+def test_a_packet_that_we_drop_ourselves_is_no_finding(patient: Patient) -> None:
+    told = patient.doctor(*flow(patient)[:4], "--dst", "172.20.0.2", "--proto", "icmp")
+    assert "dropped" in told["sentence"]
+    assert told["findings"] == []
+
+
+def test_a_packet_asked_about_in_part(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--in", "eth0"]) == 1
+    assert "give --in, --src, --dst and --proto" in capsys.readouterr().err
+
+
+def test_for_people(patient: Patient, capsys: pytest.CaptureFixture[str]) -> None:
+    patient.sh("iptables-legacy -P FORWARD DROP")
+    target = patient.place.target
+    where = ["--netns", patient.place.lab.netns, "--state-dir", str(target.state_directory)]
+    assert main(["doctor", *where, *flow(patient)]) == 2  # without FILE, as last applied
+    lines = capsys.readouterr().out.splitlines()
+    decider = "table filter of iptables-legacy, chain FORWARD: policy drop"
+    assert f"  {'forward':<20} {'dropped':<11} {decider}" in lines
+    assert lines[-1] == "1 thing wrong; 2 tables looked into"
+
+
+# Whatever else is there ---------------------------------------------------------------------------
+
+STRANGE = """
+table inet strange {
+ set seen {
+ type ipv4_addr
+ flags dynamic,timeout
+ timeout 1m
+ }
+ counter hits {
+ }
+ quota much {
+ over 100000 mbytes
+ }
+ chain forward {
+ type filter hook forward priority -5; policy accept;
+ tcp flags syn tcp option maxseg size set rt mtu
+ update @seen { ip saddr limit rate over 1000/second } drop
+ quota name "much" drop
+ counter name "hits"
+ meta length 1-20 drop
+ ct helper "ftp" accept
+ meta cpu 77 drop
+ numgen random mod 2 vmap { 0 : accept, 1 : continue }
+ ip saddr . tcp dport vmap { 203.0.113.9 . 80 : drop }
+ exthdr frag exists drop
+ @th,16,16 0x1234 drop
+ }
+}
+table bridge below {
+ chain forward {
+ type filter hook forward priority 0; policy accept;
+ }
+}
+"""
+
+
+def test_what_is_not_understood_is_named_and_no_more(patient: Patient) -> None:
+    patient.sh(f"nft -f - <<'END'\n{STRANGE}\nEND")
+    patient.sh("iptables-nft -A FORWARD -m statistic --mode random --probability 0 -j DROP")
+    assert patient.all_pass()
+    told = patient.doctor()
+    assert told["wrong"] is False
+    kinds = {found["diagnosis"] for found in told["findings"]}
+    assert kinds == {"not-understood", "unread"}
+    odd = " ".join(found["where"] or "" for found in told["findings"])
+    assert "statistic" in odd
+    assert "quota" in odd
+
+
+def test_not_permitted(patient: Patient) -> None:
+    target = patient.place.target
+    here = f"{sys.executable} -m nftbridge doctor {patient.file} --state-dir"
+    state = f"{target.state_directory} --backend nftables"
+    drop = "setpriv --bounding-set=-net_admin --inh-caps=-net_admin"
+    inside = ["nsenter", f"--net=/run/netns/{patient.place.lab.netns}", "sh", "-c"]
+    done = subprocess.run(
+        [*inside, f"{drop} {here} {state}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 5, done
+    assert "not permitted" in done.stderr
+    assert "Traceback" not in done.stderr

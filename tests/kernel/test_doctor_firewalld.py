@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.hosts import site
-from tests.kernel.test_doctor import HOST_FILE, Patient, loaded
+from tests.kernel.test_doctor import HOST_FILE, admitted
 
 pytestmark = pytest.mark.kernel
 
@@ -37,11 +36,9 @@ def test_firewalld_rejects(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     harness: Any = pytest.importorskip("tests.kernel.firewalld_daemon")
-    host, file = loaded(HOST_FILE, tmp_path)
-    with site(host, tmp_path / "state", uplinks=("eth0",), loopback_links=()) as place:
-        patient = Patient(place, file, capsys)
+    with admitted(HOST_FILE, tmp_path, capsys) as patient:
         try:
-            with harness.firewalld(suite, place.lab.netns) as daemon:
+            with harness.firewalld(suite, patient.place.lab.netns) as daemon:
                 daemon.start()
                 put_on_path(daemon, tmp_path / "bin", monkeypatch)
                 assert not patient.egress()
