@@ -16,6 +16,7 @@ from nftbridge.nft.syntax import Json
 
 _PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 _NAT = {"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTING": 100}
+_HEAD = re.compile(r":(\S+) (\S+)(?: .*)?")
 _LINE = re.compile(r"(?:\[\d+:\d+\] )?-A (\S+) ?(.*)")
 _VERDICTS = {"ACCEPT": "accept", "DROP": "drop", "REJECT": "reject", "RETURN": "return"}
 _SILENT = frozenset({"LOG", "NFLOG", "TCPMSS", "TRACE", "CHECKSUM", "SET", "AUDIT"})
@@ -42,9 +43,8 @@ def _table(name: str, lines: list[str], maker: Maker, family: str) -> Table:
     policies: dict[str, str] = {}
     rules: dict[str, list[Rule]] = {}
     for line in lines:
-        if line.startswith(":"):
-            chain, policy, *_ = line[1:].split()
-            policies[chain] = policy
+        if found := _HEAD.fullmatch(line):
+            policies[found[1]] = found[2]
         elif found := _LINE.fullmatch(line):
             chain, words = found.groups()
             rules.setdefault(chain, []).append(Rule(tuple(_statements(words, family)), words))
@@ -66,9 +66,9 @@ def _chain(table: str, name: str, policy: str, rules: tuple[Rule, ...]) -> Chain
 def _statements(line: str, family: str) -> Iterator[Json]:
     """The statements of a line, in its order; the target comes last, as it does in the line."""
     for negated, option, values in _options(line):
-        if option in ("-j", "--jump"):
+        if option in ("-j", "--jump") and values:
             yield from _target(values)
-        elif option in ("-g", "--goto"):
+        elif option in ("-g", "--goto") and values:
             yield {"goto": {"target": values[0]}}
         elif option not in ("-m", "--match", "--comment"):
             yield _match(option, values, family, negated=negated)
