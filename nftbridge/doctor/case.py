@@ -8,8 +8,8 @@ from functools import cached_property
 
 from nftbridge.doctor.docker import Remains
 from nftbridge.doctor.facts import Facts
-from nftbridge.doctor.passage import Met, drops, meetings
-from nftbridge.doctor.ruleset import Maker, Place
+from nftbridge.doctor.passage import Met, drops, meetings, takes
+from nftbridge.doctor.ruleset import Maker, Place, Table
 from nftbridge.doctor.traffic import Traffic
 from nftbridge.model import Host
 
@@ -26,13 +26,33 @@ class Case:
 
     @cached_property
     def met(self) -> tuple[Met, ...]:
-        """What every base chain does to each kind of traffic that is wanted."""
-        return tuple(self._meetings(wanted=True))
+        """What every base chain does to each kind of traffic that is wanted.
+
+        If what Docker left does harm, it is taken out first; then, as it is without.
+        """
+        if not self.harmed_by_docker:
+            return self._met_now
+        return tuple(self._meetings(self.remains.without(self.facts.tables), wanted=True))
+
+    @cached_property
+    def harmed_by_docker(self) -> tuple[Met, ...]:
+        """Where rules that Docker left decide over what is wanted."""
+        if self.docker_runs or not self.remains:
+            return ()
+        return tuple(
+            met
+            for met in self._met_now
+            if (drops(met) or takes(met)) and self._is_left_over(met.decision.place)
+        )
 
     @cached_property
     def forbidden(self) -> tuple[Met, ...]:
-        """The same for what the host file forbids."""
-        return tuple(self._meetings(wanted=False))
+        """What every base chain does to what the host file forbids."""
+        return tuple(self._meetings(self.facts.tables, wanted=False))
+
+    @cached_property
+    def _met_now(self) -> tuple[Met, ...]:
+        return tuple(self._meetings(self.facts.tables, wanted=True))
 
     @cached_property
     def remains(self) -> Remains:
@@ -54,20 +74,19 @@ class Case:
         """The bridges of our networks."""
         return frozenset(network.bridge for network in self.host.networks)
 
-    def is_left_over(self, place: Place) -> bool:
-        """Whether Docker made that rule and does not run any more."""
-        if self.docker_runs or place.table.maker is self.shared:
-            return False
-        return self.remains.owns(place.table, place.chain, place.rule)
-
     def stops(self, traffic: Traffic) -> bool:
         """Whether any base chain drops what the host file forbids."""
         return any(met.traffic is traffic and drops(met) for met in self.forbidden)
 
-    def _meetings(self, *, wanted: bool) -> Iterator[Met]:
+    def _is_left_over(self, place: Place) -> bool:
+        if place.table.maker is self.shared:
+            return False
+        return self.remains.owns(place.table, place.chain, place.rule)
+
+    def _meetings(self, tables: tuple[Table, ...], *, wanted: bool) -> Iterator[Met]:
         for traffic in self.traffic:
             if traffic.wanted is wanted:
-                yield from meetings(traffic, self.facts.tables)
+                yield from meetings(traffic, tables)
 
 
 def by_place(met: Iterable[Met]) -> list[tuple[Place, tuple[Met, ...]]]:

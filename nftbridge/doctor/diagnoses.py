@@ -44,6 +44,14 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         " IPv6 default route that a forwarding host would lose",
     ),
     Diagnosis(
+        "docker-left-over",
+        Severity.KILLS,
+        encounters.docker_left_over,
+        "Docker does not run, and rules that it left ({layout}) decide over what is ours now",
+        remedies.clean_docker,
+        "DOCKER-USER stays, with the jump to it: its rules are yours",
+    ),
+    Diagnosis(
         "firewalld",
         Severity.KILLS,
         encounters.firewalld_drop,
@@ -67,14 +75,6 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "{table} drops what the host file lets pass, before connection tracking can tell answers",
         remedies.delete_rule,
         f"put what it is good for into the forward hook; {_LASTS}",
-    ),
-    Diagnosis(
-        "docker-left-over",
-        Severity.KILLS,
-        encounters.docker_left_over,
-        "Docker does not run, and rules that it left ({layout}) decide over what is ours now",
-        remedies.clean_docker,
-        "DOCKER-USER stays, with the jump to it: its rules are yours",
     ),
     Diagnosis(
         "untracked",
@@ -172,7 +172,11 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
     ),
     Diagnosis("unread", Severity.REMARK, switches.unread, "{what}", remedies.nothing),
 )
-"""The most important first: what leaks, then what concerns most traffic."""
+"""The most important first: what leaks, then what concerns most traffic.
+
+The commands are run in this order, too: other people's rules are judged as they are without what
+Docker left, if that does harm.
+"""
 
 
 def examine(case: Case) -> tuple[Finding, ...]:

@@ -9,11 +9,15 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from nftbridge.doctor.ruleset import Chain, Maker, Rule, Table
 
 NFT_TABLE = "docker-bridges"
 """What Docker 29's nftables backend calls its tables, of families ip and ip6."""
+
+COMPARES_LITTLE = frozenset({"ip6tables-legacy"})
+"""Programs whose -D by text could take another rule: 1.8.9 compares them without their matches."""
 
 _USERS_CHAIN = "DOCKER-USER"
 _CHAIN = re.compile(r"DOCKER(-.+)?")
@@ -85,6 +89,24 @@ class Remains:
             return True
         return rule is not None and self._is_line(table, chain, rule)
 
+    def without(self, tables: tuple[Table, ...]) -> tuple[Table, ...]:
+        """`tables` as they are once everything of Docker's in ours is removed."""
+        mine = [id(table) for table in self._tables]
+        kept = (table for table in tables if id(table) not in mine or table.name != NFT_TABLE)
+        return tuple(self._cleaned(t) if id(t) in mine else t for t in kept)
+
+    def _cleaned(self, table: Table) -> Table:
+        if table.maker is Maker.NFT:
+            return table
+        chains = {
+            name: replace(
+                chain, rules=tuple(r for r in chain.rules if not self._is_line(table, chain, r))
+            )
+            for name, chain in table.chains.items()
+            if not is_dockers(name)
+        }
+        return replace(table, chains=chains)
+
     def removal(self) -> Iterator[str]:
         """Commands that take out everything, one for each table."""
         for table in self._tables:
@@ -105,8 +127,7 @@ class Remains:
 
     def _deletions(self, table: Table) -> Iterator[str]:
         lines = list(self._lines(table))
-        if table.program == "ip6tables-legacy":
-            # 1.8.9 compares IPv6 rules without their matches: by its text -D could take another one
+        if table.program in COMPARES_LITTLE:
             numbered = [(chain, chain.rules.index(rule) + 1) for chain, rule in lines]
             yield from (f"-D {chain.name} {number}" for chain, number in reversed(numbered))
         else:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from nftbridge.doctor.case import Case, by_place
 from nftbridge.doctor.finding import Evidence
 from nftbridge.doctor.owners import owner
-from nftbridge.doctor.passage import Met, drops, is_early_answer
+from nftbridge.doctor.passage import Met, drops, is_early_answer, takes
 from nftbridge.doctor.ruleset import Place, Table
 from nftbridge.doctor.walk import Verdict
 
@@ -58,14 +58,12 @@ def untracked(case: Case) -> Iterator[Evidence]:
     """What is not tracked is not translated, and its answers are not known."""
     found = [m for m in case.met if drops(m) and m.decision.verdict is Verdict.UNTRACKED]
     for place, met in by_place(found):
-        if not case.is_left_over(place):
-            yield Evidence.at(place, met, table=_named(place.table))
+        yield Evidence.at(place, met, table=_named(place.table))
 
 
 def port_taken(case: Case) -> Iterator[Evidence]:
     """Of several translations the first counts; with the same priority that is the newest."""
-    taking = [m for m in case.met if _takes(m) and not case.is_left_over(m.decision.place)]
-    for place, met in by_place(taking):
+    for place, met in by_place(m for m in case.met if takes(m)):
         said = met[0].decision.statement
         target = str(said.get("addr") or "the host itself")
         target += f" port {said['port']}" if said.get("port") else ""
@@ -74,18 +72,16 @@ def port_taken(case: Case) -> Iterator[Evidence]:
 
 def docker_left_over(case: Case) -> Iterator[Evidence]:
     """Docker does not run, and its rules decide over what is ours now."""
-    if case.remains and not case.docker_runs:
-        met = _decided_by_docker(case)
-        if met:
-            places = dict.fromkeys(str(place) for place, _ in by_place(met))
-            kinds = tuple(dict.fromkeys(str(m.traffic) for m in met))
-            where = "; ".join(places)
-            yield Evidence({"layout": case.remains.layout}, kinds, where, met=met)
+    met = case.harmed_by_docker
+    if met:
+        places = dict.fromkeys(str(place) for place, _ in by_place(met))
+        kinds = tuple(dict.fromkeys(str(m.traffic) for m in met))
+        yield Evidence({"layout": case.remains.layout}, kinds, "; ".join(places), met=met)
 
 
 def docker_remains(case: Case) -> Iterator[Evidence]:
     """Docker does not run, and its rules are still there without doing harm."""
-    if case.remains and not case.docker_runs and not _decided_by_docker(case):
+    if case.remains and not case.docker_runs and not case.harmed_by_docker:
         yield Evidence({"layout": case.remains.layout})
 
 
@@ -116,33 +112,12 @@ def not_understood(case: Case) -> Iterator[Evidence]:
 
 
 def _dropping(case: Case) -> list[tuple[Place, tuple[Met, ...]]]:
-    """The rules that drop what is wanted, but for what Docker has left."""
-    return by_place(
-        met
-        for met in case.met
-        if met.decision.verdict is Verdict.DROP and not case.is_left_over(met.decision.place)
-    )
+    """The rules that drop what is wanted."""
+    return by_place(met for met in case.met if met.decision.verdict is Verdict.DROP)
 
 
 def _is_early(place: Place, met: tuple[Met, ...]) -> bool:
     return place.rule is not None and any(map(is_early_answer, met))
-
-
-def _takes(met: Met) -> bool:
-    """Whether a foreign chain sends a connection to another place than ours does."""
-    said, way = met.decision.statement, met.traffic.way
-    if said.get("kind") not in ("dnat", "redirect") or met.stage.is_answer:
-        return False
-    port = said.get("port") or way.question.port
-    return (str(said.get("addr")), port) != (str(way.end.daddr), way.end.dport)
-
-
-def _decided_by_docker(case: Case) -> tuple[Met, ...]:
-    return tuple(
-        met
-        for met in case.met
-        if (drops(met) or _takes(met)) and case.is_left_over(met.decision.place)
-    )
 
 
 def _named(table: Table) -> str:

@@ -92,7 +92,7 @@ def _nft(place: Place, found: Opening) -> str:
     words = [*_nft_words(found), "accept"]
     where = f"{table.family} {table.name} {chain}"
     if place.rule is not None:
-        where += f" position {place.rule.handle}"
+        where += f" handle {place.rule.handle}"
     verb = "add" if place.rule is None else "insert"
     return f"nft '{verb} rule {where} {' '.join(words)}'"
 

@@ -66,6 +66,15 @@ def drops(met: Met) -> bool:
     return verdict is Verdict.DROP
 
 
+def takes(met: Met) -> bool:
+    """Whether a foreign chain sends a connection to another place than ours does."""
+    said, way = met.decision.statement, met.traffic.way
+    if said.get("kind") not in ("dnat", "redirect") or met.stage.is_answer:
+        return False
+    port = said.get("port") or way.question.port
+    return (str(said.get("addr")), port) != (str(way.end.daddr), way.end.dport)
+
+
 def is_early_answer(met: Met) -> bool:
     """Whether it is an answer that comes in before connection tracking has seen it."""
     return met.stage.is_answer and met.priority <= _TRACKED

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 
 from nftbridge.doctor.case import Case
+from nftbridge.doctor.docker import COMPARES_LITTLE
 from nftbridge.doctor.finding import Evidence, Remedy
 from nftbridge.doctor.opening import commands, opening
 from nftbridge.doctor.ruleset import Maker
@@ -48,8 +50,11 @@ def delete_rule(_: Case, evidence: Evidence) -> Iterator[str]:
     table, chain = place.table, place.chain.name
     if table.maker is Maker.NFT:
         yield f"nft delete rule {table.family} {table.name} {chain} handle {place.rule.handle}"
-    else:
-        yield f"{table.program} -w -t {table.name} -D {chain} {place.number}"
+        return
+    rule = shlex.split(place.rule.text)
+    if table.program in COMPARES_LITTLE:
+        rule = [str(place.number)]
+    yield shlex.join([table.program, "-w", "-t", table.name, "-D", chain, *rule])
 
 
 def accept_before(case: Case, evidence: Evidence) -> Iterator[str]:

@@ -262,6 +262,36 @@ def test_what_stands_before_stays_in_force(patient: Patient) -> None:
     assert patient.published() is False
 
 
+def test_one_s_own_rule_in_docker_user(patient: Patient) -> None:
+    patient.sh("nft add rule inet nftbridge DOCKER-USER iifname br-front counter drop")
+    assert patient.egress() is False
+    found = patient.mend("foreign-drop")
+    assert "chain DOCKER-USER: 'iifname br-front counter drop" in found["where"]
+    assert patient.all_pass()
+    assert patient.is_well()
+
+
+def test_several_things_at_once_are_mended_in_the_order_in_which_they_are_told(
+    patient: Patient,
+) -> None:
+    """A left-over with Docker's policy, an administrator's rules and a switch."""
+    program = "iptables-legacy"
+    patient.sh(_rules(program, LEFT_OVERS["Docker 28.2 to 28.5"][1]))
+    patient.sh(f"{program} -P FORWARD DROP; sysctl -qw net.ipv4.ip_forward=0")
+    patient.sh(f"{program} -I FORWARD -i br-lab -j DROP")
+    patient.sh(
+        f"{program} -t raw -A PREROUTING -i eth0 -p tcp -m comment --comment 'a \"b' -j DROP"
+    )
+    patient.sh(f"{program} -t raw -I PREROUTING -i eth7 -j ACCEPT")
+    assert not any(way() for way in (patient.egress, patient.published, patient.routed))
+    told = {found["diagnosis"] for found in patient.doctor()["findings"]}
+    assert told == {"forwarding-off", "foreign-drop", "early-drop", "docker-left-over"}
+    patient.mend_all(*told)
+    assert patient.all_pass()
+    assert patient.is_well()
+    assert "-i eth7" in patient.output(f"{program}-save -t raw")
+
+
 def test_notrack_kills_translation(patient: Patient) -> None:
     patient.sh(
         "nft 'add table inet fast;"

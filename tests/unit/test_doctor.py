@@ -337,7 +337,7 @@ def test_a_publication_among_many_is_found_by_the_port_that_is_taken() -> None:
     (found,) = findings(dataclasses.replace(HEALTHY, tables=(saved(rule, table="nat"),)), network)
     assert found.diagnosis == "port-taken"
     assert found.traffic == ("front: published port 2345:2345/tcp, IPv4",)
-    assert found.commands == ("iptables-legacy -w -t nat -D PREROUTING 1",)
+    assert found.commands == (f"iptables-legacy -w -t nat -D {rule.removeprefix('-A ')}",)
 
 
 def test_routed_ports_are_opened_by_their_bridge() -> None:
