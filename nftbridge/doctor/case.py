@@ -84,9 +84,7 @@ class Case:
         return self.remains.owns(place.table, place.chain, place.rule)
 
     def _meetings(self, tables: tuple[Table, ...], *, wanted: bool) -> Iterator[Met]:
-        for traffic in self.traffic:
-            if traffic.wanted is wanted:
-                yield from meetings(traffic, tables)
+        return meetings((t for t in self.traffic if t.wanted is wanted), tables)
 
 
 def by_place(met: Iterable[Met]) -> list[tuple[Place, tuple[Met, ...]]]:
@@ -94,5 +92,5 @@ def by_place(met: Iterable[Met]) -> list[tuple[Place, tuple[Met, ...]]]:
     groups: dict[tuple[int, str, int], list[Met]] = {}
     for found in met:
         place = found.decision.place
-        groups.setdefault((id(place.table), place.chain.name, place.number), []).append(found)
+        groups.setdefault((id(place.table), place.chain.name, id(place.rule)), []).append(found)
     return [(group[0].decision.place, tuple(group)) for group in groups.values()]

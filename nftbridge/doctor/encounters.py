@@ -11,6 +11,9 @@ from nftbridge.doctor.passage import Met, drops, is_early_answer, takes
 from nftbridge.doctor.ruleset import Place, Table
 from nftbridge.doctor.walk import Verdict
 
+_TOLD = 3
+"""How many rules are shown where many say the same."""
+
 _LOOKED_AFTER = frozenset({"", "Docker", "firewalld"})
 
 
@@ -74,9 +77,10 @@ def docker_left_over(case: Case) -> Iterator[Evidence]:
     """Docker does not run, and its rules decide over what is ours now."""
     met = case.harmed_by_docker
     if met:
-        places = dict.fromkeys(str(place) for place, _ in by_place(met))
+        places = [str(place) for place, _ in by_place(met)]
+        where = "; ".join(places[:_TOLD]) + (" and others" if len(places) > _TOLD else "")
         kinds = tuple(dict.fromkeys(str(m.traffic) for m in met))
-        yield Evidence({"layout": case.remains.layout}, kinds, "; ".join(places), met=met)
+        yield Evidence({"layout": case.remains.layout}, kinds, where, met=met)
 
 
 def docker_remains(case: Case) -> Iterator[Evidence]:

@@ -47,7 +47,7 @@ def _table(name: str, lines: list[str], maker: Maker, family: str) -> Table:
             policies[found[1]] = found[2]
         elif found := _LINE.fullmatch(line):
             chain, words = found.groups()
-            rules.setdefault(chain, []).append(Rule(tuple(_statements(words, family)), words))
+            rules.setdefault(chain, []).append(Rule.of(tuple(_statements(words, family)), words))
     chains = {c: _chain(name, c, p, tuple(rules.get(c, ()))) for c, p in policies.items()}
     return Table(maker, family, name, chains)
 

@@ -51,7 +51,7 @@ def _rule(body: Json) -> Rule:
     found = body.get("expr", [])
     statements = tuple(node for node in found if is_object(node)) if is_list(found) else ()
     shown: Json = {"expr": statements}
-    return Rule(statements, _text(shown), _number(body.get("handle", 0)))
+    return Rule.of(statements, _text(shown), _number(body.get("handle", 0)))
 
 
 def _text(shown: Json) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from nftbridge.doctor.ruleset import Table, attached
 from nftbridge.doctor.traffic import Traffic
 from nftbridge.doctor.walk import Decision, Verdict, decide, sets_marks
-from nftbridge.explain.matching import Seen
+from nftbridge.explain.matching import Seen, Truth
 from nftbridge.explain.way import Fate, Way
 from nftbridge.model import Address
 from nftbridge.policy.evaluate import Packet
@@ -42,13 +42,18 @@ class Met:
     decision: Decision
 
 
-def meetings(traffic: Traffic, tables: tuple[Table, ...]) -> Iterator[Met]:
-    """What every base chain does to the packet and to its answer, each as if it were the only one.
+def meetings(traffic: Iterable[Traffic], tables: tuple[Table, ...]) -> Iterator[Met]:
+    """What every base chain does to the packets and their answers, as if it were the only one.
 
     A drop anywhere is final; all of them are told, since each has to be mended.
     """
-    way = traffic.way
     mark = None if sets_marks(tables) else False
+    for kind in traffic:
+        yield from _meetings(kind, tables, mark)
+
+
+def _meetings(traffic: Traffic, tables: tuple[Table, ...], mark: Truth) -> Iterator[Met]:
+    way = traffic.way
     for stage in stages(way):
         for table, base in attached(tables, traffic.family, stage.hook):
             packet = stage.at(base.priority)

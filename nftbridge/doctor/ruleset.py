@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from nftbridge.model import Family
-from nftbridge.nft.syntax import Json
+from nftbridge.nft.syntax import Json, is_list, is_object
 
 
 class Maker(Enum):
@@ -24,11 +24,21 @@ class Maker(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule. `text` is how its program writes it, `handle` nft's number for it (0: none)."""
+    """One rule. `text` is how its program writes it, `handle` nft's number for it (0: none).
+
+    `ports` are the destination ports that it can only match, None if it does not say: most rules
+    of a long list are passed over by one look at them.
+    """
 
     statements: tuple[Json, ...]
     text: str
     handle: int = 0
+    ports: frozenset[int] | None = None
+
+    @classmethod
+    def of(cls, statements: tuple[Json, ...], text: str, handle: int = 0) -> Rule:
+        """A rule, with its ports read from its statements."""
+        return cls(statements, text, handle, next(_ports(statements), None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,21 @@ class Place:
     def number(self) -> int:
         """The rule's place in its chain, from 1; 0 for the policy."""
         return 0 if self.rule is None else self.chain.rules.index(self.rule) + 1
+
+
+def _ports(statements: tuple[Json, ...]) -> Iterator[frozenset[int]]:
+    """The ports of each plain comparison of the destination port with numbers."""
+    for statement in statements:
+        match = statement.get("match")
+        if not is_object(match) or match.get("op") != "==":
+            continue
+        left, right = match.get("left"), match.get("right")
+        field = left.get("payload") if is_object(left) else None
+        found = right.get("set") if is_object(right) else [right]
+        if is_object(field) and field.get("field") == "dport" and is_list(found):
+            ports = [port for port in found if isinstance(port, int)]
+            if len(ports) == len(found):
+                yield frozenset(ports)
 
 
 def attached(tables: tuple[Table, ...], family: Family, hook: str) -> list[tuple[Table, Chain]]:

@@ -64,7 +64,7 @@ def run(
         found = tuple(traffic(host, facts, translated_ports(facts.tables)))
         return Examined(facts, examine(Case(host, facts, found)))
     about = asked(host, facts, _completed(question, facts))
-    met = tuple(meetings(about, facts.tables))
+    met = tuple(meetings((about,), facts.tables))
     return Examined(facts, examine(Case(host, facts, (about,))), about, met)
 
 

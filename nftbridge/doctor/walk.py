@@ -83,11 +83,14 @@ class _Walk:
         self._table = table
         self._seen = seen
         self._mark = mark
+        self._port = None if seen.is_answer else seen.packet.dport
         self.doubts: list[tuple[Place, bool | None]] = []
 
     def through(self, chain: Chain, depth: int) -> Decision | None:
         """The decision in a chain and those below; None if the packet comes out at its end."""
         for rule in chain.rules:
+            if rule.ports is not None and self._port is not None and self._port not in rule.ports:
+                continue
             place = Place(self._table, chain, rule)
             statement = self._carried_out(place, rule)
             if statement is None:
