@@ -27,7 +27,7 @@ _EXIT_STATUSES = """\
 exit status:
   0  done, or nothing to do
   1  bad input or usage
-  2  plan: there are changes; verify: the kernel differs
+  2  plan: there are changes; verify: the kernel differs; doctor: something is wrong
   3  refused by the kernel, nothing was changed
   4  partly applied (iptables, across tables)
   5  a privilege or a component is missing
@@ -143,6 +143,7 @@ def _parser() -> _Parser:
     remove = verb("remove", "take out all that is ours; rules in DOCKER-USER are kept", _target())
     remove.add_argument("--all", action="store_true", help="take out the rules in DOCKER-USER too")
     verb("probe", "try what this kernel offers, in a namespace thrown away afterwards")
+    _add_flow(verb("doctor", "say what else on this host kills or leaks traffic", _target()))
     verb("demo", "show it in throw-away network namespaces; the host is not touched")
     return parser
 
@@ -169,6 +170,20 @@ def _add_question(parser: _Parser) -> None:
     parser.add_argument(
         "--live", action="store_true", help="ask what the kernel holds, DOCKER-USER included"
     )
+
+
+def _add_flow(parser: _Parser) -> None:
+    """A host file, and the packet to ask about if it is not about everything."""
+    parser.add_argument("file", metavar="FILE", nargs="?", help=f"{_FILE}; else as last applied")
+    for option, dest, metavar, meaning in (
+        ("--in", "iif", "IF", "ask about one packet: the interface it comes in by, or host"),
+        ("--src", "source", "ADDRESS", "its source"),
+        ("--dst", "destination", "ADDRESS", "its destination, before any translation"),
+        ("--proto", "protocol", "PROTOCOL", "tcp, udp, sctp or icmp"),
+        ("--dport", "dport", "PORT", "its destination port, not for icmp"),
+        ("--out", "out", "IF", "the way out, where the routes do not say it"),
+    ):
+        parser.add_argument(option, dest=dest, metavar=metavar, help=meaning)
 
 
 def _add_format(parser: _Parser) -> None:

@@ -171,6 +171,24 @@ def probe(options: Namespace) -> int:
     return unavailable.exit_status
 
 
+def doctor(options: Namespace) -> int:
+    """Say what else on this host kills or leaks traffic, and what mends it."""
+    from nftbridge.doctor.run import run
+    from nftbridge.doctor.show import lines, to_data, way_lines
+
+    question = _flow(options)
+    declared = (_load(options), str(options.file)) if options.file else None
+    found = run(_target(options), _engine_of_last_apply(options), declared, question)
+    if options.json:
+        asked = None if found.asked is None else (found.asked, found.met)
+        _print_json(to_data(found.facts, found.findings, asked))
+    else:
+        if found.asked is not None:
+            _print_lines(way_lines(found.asked, found.met, _style()))
+        _print_lines(lines(found.facts, found.findings, _style()))
+    return CHANGES if found.wrong else 0
+
+
 def demo(options: Namespace) -> int:
     """Show it in throw-away network namespaces."""
     from nftbridge.demo import lines, run, to_data
@@ -185,7 +203,19 @@ def demo(options: Namespace) -> int:
 
 HANDLERS: dict[str, Callable[[Namespace], int]] = {
     handler.__name__: handler
-    for handler in (check, render, plan, apply, verify, status, explain, remove, probe, demo)
+    for handler in (
+        check,
+        render,
+        plan,
+        apply,
+        verify,
+        status,
+        explain,
+        remove,
+        probe,
+        doctor,
+        demo,
+    )
 }
 """By the command's name."""
 
@@ -258,17 +288,35 @@ def _applied_in_passing(source: config.Source, options: Namespace) -> tuple[Engi
 
 
 def _applied(source: config.Source, options: Namespace) -> tuple[Engine, Plan]:
+    from nftbridge.effects import check_forwarding, enable_forwarding
+
     loaded = source.load()
     _warn(loaded.warnings)
     engine = _engine(options)
     _warn(engine.shortcomings(loaded.host))
-    return engine, engine.apply(loaded.host, None if loaded.warnings else source)
+    check_forwarding(loaded.host, options.netns)
+    done = engine.apply(loaded.host, None if loaded.warnings else source)
+    _warn(enable_forwarding(loaded.host, options.netns))
+    return engine, done
 
 
 def _engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:
     from nftbridge.engine import Engine
 
     return Engine.of_last_apply(_target(options), _wanted(options))
+
+
+def _flow(options: Namespace) -> Question | None:
+    """The packet that doctor is asked about; None if it is asked about everything."""
+    from nftbridge.explain.question import Typed, read
+
+    needed = (options.iif, options.source, options.destination, options.protocol)
+    if not any((*needed, options.dport, options.out)):
+        return None
+    if None in needed:
+        hint = "give --in, --src, --dst and --proto, or none of them"
+        raise InputError((Problem("", "a packet is asked about in part", hint),))
+    return read(Typed(*needed, options.dport, options.out))
 
 
 def _way(options: Namespace, question: Question, host: Host | None) -> Way:

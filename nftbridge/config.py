@@ -124,6 +124,7 @@ def host_to_data(host: Host) -> dict[str, object]:
     options["wsl2_mirrored"] = "auto" if host.wsl2_mirrored is None else host.wsl2_mirrored
     options["layout"] = host.layout
     options["accept_missing"] = [protection.value for protection in host.accept_missing]
+    options["ip_forward"] = host.ip_forward.value
     networks = [network_to_data(network) for network in host.networks]
     return {"version": VERSION, "host": options, "network": networks}
 

@@ -16,7 +16,7 @@ from nftbridge.backend import Backend, Observation
 from nftbridge.choice import Choice, Target, choose
 from nftbridge.config import Source
 from nftbridge.difference import Document, difference, stands_apart
-from nftbridge.effects import may_lack_effects, missing_effects
+from nftbridge.effects import forwarded_families, may_lack_effects, missing_effects
 from nftbridge.errors import (
     InputError,
     KernelRefusedError,
@@ -56,12 +56,14 @@ class Status:
 class _Record:
     """What is recorded of a host: a document, and a digest if files of that digest say all of it.
 
-    `canonical` documents are those of `host_to_data`.
+    `canonical` documents are those of `host_to_data`. The kernel has to forward the families in
+    `forwarded`.
     """
 
     document: Document
     digest: str = ""
     canonical: bool = True
+    forwarded: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, host: Host, source: Source | None = None) -> _Record:
@@ -69,9 +71,10 @@ class _Record:
         if source is None:
             return cls(config.host_to_data(host))
         document, digest = source.document(), "" if may_lack_effects(host) else source.digest()
+        families = forwarded_families(host)
         if document is None:
-            return cls(config.host_to_data(host), digest)
-        return cls(document, digest, canonical=False)
+            return cls(config.host_to_data(host), digest, forwarded=families)
+        return cls(document, digest, canonical=False, forwarded=families)
 
 
 class Engine:
@@ -134,13 +137,19 @@ class Engine:
             start = self._generation()
             if not self._is_as_recorded(start) or not self._state.source():
                 return None
+            with namespaces.inside(self._target.netns):
+                if not all(map(namespaces.forwards, self._state.forwarded())):
+                    return None
             if source.digest() == self._state.source():
                 return Plan()
             document = source.document()
             plan = None if document is None else self._way_of_source(document)
             if plan is None or document is None:
                 return None
-            record = _Record(document, source.digest(), canonical=False)
+            forwarded = {*self._state.forwarded(), *forwarded_families(plan.wanted_host or Host())}
+            record = _Record(
+                document, source.digest(), canonical=False, forwarded=tuple(sorted(forwarded))
+            )
             return self._go_short(plan, lambda: source.load().host, record, start)
 
     def update(self, wanted: Callable[[Host], Host]) -> Plan:
@@ -197,6 +206,9 @@ class Engine:
             return None
         if loaded.warnings or may_lack_effects(loaded.host) or loaded.host.wsl2_mirrored is None:
             return None
+        with namespaces.inside(self._target.netns):
+            if not all(map(namespaces.forwards, forwarded_families(loaded.host))):
+                return None
         if not stands_apart(found, held, loaded.host):
             return None
         return self._exchangeable(held, loaded.host)
@@ -272,7 +284,7 @@ class Engine:
             self._state.settle()
         now = self._generation()
         if start is not None and now == (start + commits) % _GENERATIONS:
-            self._state.set_mark(now, record.digest)
+            self._state.set_mark(now, record.digest, record.forwarded)
 
     def _generation(self) -> int | None:
         incremental = self._backend.incremental

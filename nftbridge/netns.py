@@ -61,6 +61,21 @@ def boot() -> str | None:
         return None
 
 
+FORWARDING = {
+    "ipv4": Path("/proc/sys/net/ipv4/ip_forward"),
+    "ipv6": Path("/proc/sys/net/ipv6/conf/all/forwarding"),
+}
+"""By family, the switch of the namespace that one is in."""
+
+
+def forwards(family: str) -> bool:
+    """Whether the kernel forwards packets of that family here, or has none of it."""
+    try:
+        return FORWARDING[family].read_text().strip() != "0"
+    except OSError:
+        return True
+
+
 def _opened(netns: str) -> _Opened:
     path = Path(netns) if "/" in netns else NAMED / netns
     try:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from nftbridge.model import Address, Container, GatewayMode, Host, Network, Prefix, Publication
 from nftbridge.model.checks import dotted, quoted
 from nftbridge.model.host import LAYOUTS
-from nftbridge.model.parts import Protection, Protocol
+from nftbridge.model.parts import IpForward, Protection, Protocol
 from nftbridge.notation import (
     Report,
     publication,
@@ -32,7 +32,7 @@ VERSION = 1
 
 FILE_KEYS = ("version", "host", "network")
 FLAGS = ("ipv4", "ipv6", "userland_proxy", "allow_direct_routing")
-HOST_KEYS = (*FLAGS, "wsl2_mirrored", "layout", "accept_missing")
+HOST_KEYS = (*FLAGS, "wsl2_mirrored", "layout", "accept_missing", "ip_forward")
 NETWORK_KEYS = (
     "name", "bridge", "subnets", "internal", "icc", "masquerade", "gateway_mode_ipv4",
     "gateway_mode_ipv6", "host_ipv4", "host_ipv6", "trusted_host_interfaces", "container",
@@ -165,7 +165,7 @@ class Table:
         found = default if text is None else _member(type(default), text)
         if found is None:
             known = ", ".join(member.value for member in type(default))
-            message = f"{shown(text)} is not a {key.rpartition('_ipv')[0]}"
+            message = f"{shown(text)} is not a {key.partition('_ipv')[0]}"
             self.sheet.refuse(self.at(key), message, f"write one of {known}")
         return found or default
 
@@ -270,6 +270,8 @@ def _with_option(options: Host, host: Table, key: str) -> Host:
         return options
     if key == "accept_missing":
         return replace(options, accept_missing=host.each(key, _protection, f'{key} = ["icc"]'))
+    if key == "ip_forward":
+        return replace(options, ip_forward=host.choice(key, IpForward.CHECK))
     mirrored = host.value(key)
     if isinstance(mirrored, bool):
         return replace(options, wsl2_mirrored=mirrored)

@@ -17,4 +17,6 @@ def stands(source: Source, directory: Path, table: str, netns: str | None) -> bo
     if mark is None or not state.source():
         return False
     with namespaces.inside(netns):
+        if not all(map(namespaces.forwards, state.forwarded())):
+            return False
         return mark == current() and state.source() == source.digest()

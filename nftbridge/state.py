@@ -96,7 +96,7 @@ class State:
         if backend is not None and document is not None:
             self.announce(cast("Document", document), backend)
             self.settle()
-            self.set_mark(mark, source if not lines else "")
+            self.set_mark(mark, source if not lines else "", self.forwarded())
 
     def mark(self) -> int | None:
         """The generation at which the kernel was last seen to be at what was last applied.
@@ -166,21 +166,29 @@ class State:
         with self._reported():
             (self._folder / "pending.json").unlink(missing_ok=True)
 
-    def set_mark(self, generation: int | None, source: str = "") -> None:
+    def set_mark(
+        self, generation: int | None, source: str = "", forwarded: Iterable[str] = ()
+    ) -> None:
         """Record that the kernel is at what was last applied, in that generation.
 
         `source` is the digest of the files that declare it, if nothing but the rows follows from
-        them: no warning, and nothing for which other parts of the kernel have to be looked at.
+        them: no warning, and nothing for which other parts of the kernel have to be looked at but
+        whether it forwards the families in `forwarded`.
         """
         made_by = self._made_by()
         if generation is not None and made_by is not None:
             seen: dict[str, object] = {"generation": generation, "made_by": made_by}
-            self._write("mark.json", seen | {"source": source})
+            self._write("mark.json", seen | {"source": source, "forwarded": [*forwarded]})
 
     def source(self) -> str:
         """The digest that was given to the mark."""
         found = self._head("mark.json").get("source")
         return found if isinstance(found, str) else ""
+
+    def forwarded(self) -> tuple[str, ...]:
+        """The families that were given to the mark."""
+        found = self._head("mark.json").get("forwarded")
+        return tuple(map(str, cast("list[object]", found))) if isinstance(found, list) else ()
 
     def unmark(self) -> None:
         """Record that the kernel has to be looked at."""

@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from nftbridge import config
+from nftbridge.doctor import nftables
+from nftbridge.doctor.case import Case
+from nftbridge.doctor.diagnoses import examine
+from nftbridge.doctor.facts import Facts, Route
+from nftbridge.doctor.show import lines as diagnosed
+from nftbridge.doctor.traffic import traffic, translated_ports
 from nftbridge.explain.question import Typed, read
 from nftbridge.explain.show import lines
 from nftbridge.explain.way import follow
@@ -42,6 +49,7 @@ def generated(source: str) -> str:
     contents = {
         "rules": str(len(skeleton().rules)),
         "plan": "\n```\n" + "\n".join(plan_text(plan, Style())) + "\n```\n",
+        "doctor": "\n```\n" + "\n".join(_examined(shown)) + "\n```\n",
         "explain": "\n```\n" + "\n".join(_explained(shown)) + "\n```\n",
     }
 
@@ -58,6 +66,37 @@ def _explained(host: Host) -> Iterator[str]:
     asked = f"--in {typed.iif} --src {typed.source} --dst {typed.destination}"
     yield f"$ nftbridge explain host.toml {asked} --proto {typed.protocol} --dport {typed.port}"
     yield from lines(follow(host, read(typed)), Style())
+
+
+def _examined(host: Host) -> Iterator[str]:
+    """What doctor says beside a firewall that lets containers out and knows nothing of ports."""
+    filter_table = nftables.table("inet", "filter", [{"chain": _FORWARD}, {"rule": _LET_OUT}])
+    facts = Facts(
+        tables=(filter_table,),
+        interfaces={"br-front": True, "br-data": True, "eth0": True},
+        addresses=(ip_address("192.0.2.1"),),
+        routes=(Route(ip_network("0.0.0.0/0"), "eth0"),),
+    )
+    found = tuple(traffic(host, facts, translated_ports(facts.tables)))
+    yield "$ nftbridge doctor"
+    yield from diagnosed(facts, examine(Case(host, facts, found)), Style())
+
+
+_FORWARD = {"name": "forward", "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}
+_LET_OUT = {
+    "chain": "forward",
+    "handle": 2,
+    "expr": [
+        {
+            "vmap": {
+                "key": {"ct": {"key": "state"}},
+                "data": {"set": [["established", {"accept": None}]]},
+            }
+        },
+        {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "br-*"}},
+        {"accept": None},
+    ],
+}
 
 
 def _blocks(source: str) -> dict[str, str]:

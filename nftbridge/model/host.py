@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from nftbridge.errors import InputError, Problem
 from nftbridge.model.checks import host_findings
-from nftbridge.model.parts import Family, Network, Protection, counted
+from nftbridge.model.parts import (
+    Family,
+    GatewayMode,
+    IpForward,
+    Network,
+    Protection,
+    counted,
+)
 
 LAYOUTS = ("docker-28",)
 
@@ -28,6 +35,7 @@ class Host:
     wsl2_mirrored: bool | None = False
     layout: str = LAYOUTS[0]
     accept_missing: tuple[Protection, ...] = ()
+    ip_forward: IpForward = IpForward.CHECK
 
     def __post_init__(self) -> None:
         findings = tuple(host_findings(self.networks))
@@ -38,6 +46,17 @@ class Host:
         """The families that are switched on, IPv4 first."""
         wanted = ((Family.IPV4, self.ipv4), (Family.IPV6, self.ipv6))
         return tuple(family for family, enabled in wanted if enabled)
+
+    def forwarded(self, family: Family) -> tuple[Network, ...]:
+        """The networks whose packets of `family` the kernel has to forward."""
+        return tuple(
+            network
+            for network in self.networks
+            if family in self.families()
+            and network.subnet(family) is not None
+            and not network.internal
+            and network.gateway_mode(family) is not GatewayMode.ISOLATED
+        )
 
     def summary(self) -> str:
         """How large it is, in a line."""

@@ -50,6 +50,15 @@ class GatewayMode(StrEnum):
     ISOLATED = "isolated"
 
 
+class IpForward(StrEnum):
+    """What to do where the kernel does not forward packets."""
+
+    CHECK = "check"
+    """Say so."""
+    ENABLE = "enable"
+    """Switch it on, for the families of networks that need it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Publication:
     """`count` consecutive container ports that the host answers for.

@@ -76,6 +76,20 @@ WRONG: list[tuple[str, str, str, str, str]] = [
         "must be a list",
         '["icc"]',
     ),
+    (
+        "ip_forward",
+        'version = 1\n[host]\nip_forward = "on"',
+        "host.ip_forward",
+        "is not a",
+        "check, enable",
+    ),
+    (
+        "ip_forward true",
+        "version = 1\n[host]\nip_forward = true",
+        "host.ip_forward",
+        "a string",
+        "",
+    ),
     ("one bracket", "version = 1\n[network]", "network", "a list, not a table", "[[network]]"),
     ("no table", "version = 1\nnetwork = [1]", "network[0]", "must be a table", "name = "),
     (

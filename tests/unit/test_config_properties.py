@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from nftbridge import config, schema
 from nftbridge.errors import InputError
-from nftbridge.model import Container, GatewayMode, Host, Network, Protocol, Publication
+from nftbridge.model import (
+    Container,
+    GatewayMode,
+    Host,
+    IpForward,
+    Network,
+    Protocol,
+    Publication,
+)
 from nftbridge.model.parts import Protection
 from tests.unit.hostfiles import DESIGN, of_json, of_toml
 
@@ -29,6 +37,7 @@ def hosts(draw: st.DrawFn) -> Host:
     networks = tuple(draw(networks_numbered(n)) for n in range(draw(st.integers(0, 3))))
     flags["wsl2_mirrored"] = draw(st.none() | st.booleans())
     flags["accept_missing"] = tuple(draw(st.lists(st.sampled_from(Protection), unique=True)))
+    flags["ip_forward"] = draw(st.sampled_from(IpForward))
     return Host(networks, **flags)
 
 

@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("session",),
     ("report", "lab"),
     ("explain",),
+    ("doctor",),
     ("demo",),
     ("commands",),
     ("cli",),

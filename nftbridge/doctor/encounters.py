@@ -1,0 +1,129 @@
+"""Conditions of other people's rules: what they drop, take, or accept before ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nftbridge.doctor.case import Case, by_place
+from nftbridge.doctor.finding import Evidence
+from nftbridge.doctor.owners import owner
+from nftbridge.doctor.passage import Met, drops, is_early_answer, takes
+from nftbridge.doctor.ruleset import Place, Table
+from nftbridge.doctor.walk import Verdict
+
+_TOLD = 3
+"""How many rules are shown where many say the same."""
+
+_LOOKED_AFTER = frozenset({"", "Docker", "firewalld"})
+
+
+def accepted_before(case: Case) -> Iterator[Evidence]:
+    """In tables that we share, an accept before our lines lets pass what they would drop."""
+    if case.shared is None:
+        return
+    leaking = [
+        met
+        for met in case.forbidden
+        if met.decision.place.table.maker is case.shared
+        and met.stage.hook == "forward"
+        and not met.stage.is_answer
+        and met.decision.verdict is Verdict.ACCEPT
+        and met.decision.place.rule is not None
+        and not met.decision.doubts
+        and not case.stops(met.traffic)
+    ]
+    for place, met in by_place(leaking):
+        yield Evidence.at(place, met)
+
+
+def foreign_drop(case: Case) -> Iterator[Evidence]:
+    """A rule that a narrower accept can go before, or a policy."""
+    for place, met in _dropping(case):
+        if not _is_early(place, met) and owner(place.table) != "firewalld":
+            yield Evidence.at(place, met, table=_named(place.table))
+
+
+def early_drop(case: Case) -> Iterator[Evidence]:
+    """A rule that drops answers before connection tracking has told them."""
+    for place, met in _dropping(case):
+        if _is_early(place, met):
+            yield Evidence.at(place, met, table=_named(place.table))
+
+
+def firewalld_drop(case: Case) -> Iterator[Evidence]:
+    """Firewalld lets no bridge forward that is in no zone of the right kind."""
+    for place, met in _dropping(case):
+        if owner(place.table) == "firewalld" and not _is_early(place, met):
+            yield Evidence.at(place, met)
+
+
+def untracked(case: Case) -> Iterator[Evidence]:
+    """What is not tracked is not translated, and its answers are not known."""
+    found = [m for m in case.met if drops(m) and m.decision.verdict is Verdict.UNTRACKED]
+    for place, met in by_place(found):
+        yield Evidence.at(place, met, table=_named(place.table))
+
+
+def port_taken(case: Case) -> Iterator[Evidence]:
+    """Of several translations the first counts; with the same priority that is the newest."""
+    for place, met in by_place(m for m in case.met if takes(m)):
+        said = met[0].decision.statement
+        target = str(said.get("addr") or "the host itself")
+        target += f" port {said['port']}" if said.get("port") else ""
+        yield Evidence.at(place, met, table=_named(place.table), target=target)
+
+
+def docker_left_over(case: Case) -> Iterator[Evidence]:
+    """Docker does not run, and its rules decide over what is ours now."""
+    met = case.harmed_by_docker
+    if met:
+        places = [str(place) for place, _ in by_place(met)]
+        where = "; ".join(places[:_TOLD]) + (" and others" if len(places) > _TOLD else "")
+        kinds = tuple(dict.fromkeys(str(m.traffic) for m in met))
+        yield Evidence({"layout": case.remains.layout}, kinds, where, met=met)
+
+
+def docker_remains(case: Case) -> Iterator[Evidence]:
+    """Docker does not run, and its rules are still there without doing harm."""
+    if case.remains and not case.docker_runs and not case.harmed_by_docker:
+        yield Evidence({"layout": case.remains.layout})
+
+
+def docker_runs(case: Case) -> Iterator[Evidence]:
+    """Docker runs and programs rules."""
+    if case.remains and case.docker_runs:
+        yield Evidence({"layout": case.remains.layout})
+
+
+def neighbour(case: Case) -> Iterator[Evidence]:
+    """Programs with a table of their own for the same purpose."""
+    for table in case.facts.tables:
+        whose = owner(table)
+        if whose not in _LOOKED_AFTER:
+            yield Evidence({"table": str(table), "owner": whose})
+
+
+def not_understood(case: Case) -> Iterator[Evidence]:
+    """Rules that might stop what every other rule lets pass."""
+    places: dict[str, list[Met]] = {}
+    for met in case.met:
+        if not drops(met):
+            for place in met.decision.doubts:
+                places.setdefault(str(place), []).append(met)
+    for where, concerned in places.items():
+        kinds = tuple(dict.fromkeys(str(m.traffic) for m in concerned))
+        yield Evidence(traffic=kinds, where=where)
+
+
+def _dropping(case: Case) -> list[tuple[Place, tuple[Met, ...]]]:
+    """The rules that drop what is wanted."""
+    return by_place(met for met in case.met if met.decision.verdict is Verdict.DROP)
+
+
+def _is_early(place: Place, met: tuple[Met, ...]) -> bool:
+    return place.rule is not None and any(map(is_early_answer, met))
+
+
+def _named(table: Table) -> str:
+    whose = owner(table)
+    return f"{table} ({whose})" if whose else str(table)

@@ -1,0 +1,73 @@
+"""What was found on a host: plain data, from which all findings follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+
+from nftbridge.doctor.ruleset import Table
+from nftbridge.model import Address, Family, Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of the main table; a prefix length of 0 makes it a default route."""
+
+    prefix: Prefix
+    interface: str
+    metric: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One host as it is now.
+
+    `tables` are those of others, and in ours what is the user's. `sysctls` are values below
+    /proc/sys/net by path, as far as they exist. `backend` is ours, `drift` says how the kernel
+    differs from the host file ("": not at all). `daemons` are programs that run in this network
+    namespace. `unread` says what could not be looked at, `again` are the words of the command line
+    that brings our rules in once more.
+    """
+
+    tables: tuple[Table, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
+    interfaces: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    """By name, whether they are up."""
+    addresses: tuple[Address, ...] = ()
+    routes: tuple[Route, ...] = ()
+    listening: tuple[str, ...] = ()
+    """Interfaces whose IPv6 default route is a router's advertisement."""
+    daemons: frozenset[str] = frozenset()
+    backend: str = "nftables"
+    drift: str = ""
+    again: str = "nftbridge apply FILE"
+    unread: tuple[str, ...] = ()
+
+    def switch(self, path: str) -> int | None:
+        """A numeric sysctl; None if this kernel has none of that name."""
+        text = self.sysctls.get(path, "")
+        return int(text) if text.lstrip("-").isdigit() else None
+
+    def route_to(self, address: Address) -> str:
+        """The interface of the best route to `address`; "" if there is none."""
+        fitting = [
+            r for r in self.routes if r.prefix.version == address.version and address in r.prefix
+        ]
+        best = min(fitting, key=lambda r: (-r.prefix.prefixlen, r.metric), default=None)
+        return "" if best is None else best.interface
+
+    def uplink(self, family: Family) -> str:
+        """The interface of the default route; "" if there is none."""
+        everything = ip_network("0.0.0.0/0" if family is Family.IPV4 else "::/0")
+        found = [r for r in self.routes if r.prefix == everything]
+        best = min(found, key=lambda r: r.metric, default=None)
+        return "" if best is None else best.interface
+
+    def bridged(self) -> frozenset[Family]:
+        """The families whose packets within one bridge are shown to netfilter."""
+        paths = {
+            Family.IPV4: "bridge/bridge-nf-call-iptables",
+            Family.IPV6: "bridge/bridge-nf-call-ip6tables",
+        }
+        return frozenset(family for family, path in paths.items() if self.switch(path))

@@ -1,0 +1,129 @@
+"""The narrowest rule that lets a packet pass where a rule stops it, and the command that adds it.
+
+It goes right before the rule that stops the packet, or to the end of the chain where the policy
+does: all that stands before stays in force, block lists above all.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from nftbridge.doctor.passage import Met
+from nftbridge.doctor.ruleset import Maker, Place
+from nftbridge.model import Address, Family
+
+_NFT_STATES = {"established": "ct state established,related", "dnat": "ct status dnat"}
+_IPTABLES_STATES = {"established": "RELATED,ESTABLISHED", "dnat": "DNAT"}
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is let pass; "", None and 0 stand for anything. `state`: ``established``, ``dnat``."""
+
+    iif: tuple[str, ...] = ()
+    oif: tuple[str, ...] = ()
+    state: str = ""
+    daddr: Address | None = None
+    protocol: str = ""
+    dport: int = 0
+
+
+def opening(met: Met, bridges: frozenset[str]) -> Opening:
+    """What has to be let pass for the packet of `met`; `bridges` are those of our networks.
+
+    In the forward path the bridge is enough: what goes in and out of it is decided by our own
+    table, whose drops count whatever is accepted here.
+    """
+    packet, hook = met.packet, met.stage.hook
+    state = "established" if met.stage.is_answer else ""
+    if hook in ("forward", "prerouting") and packet.iif in bridges:
+        return Opening(iif=(packet.iif,), state=state)
+    if hook != "prerouting" and packet.oif in bridges:
+        translated = (packet.daddr, packet.dport) != (met.traffic.way.packet.daddr, packet.dport)
+        return Opening(oif=(packet.oif,), state=state or ("dnat" if translated else ""))
+    if hook in ("postrouting", "output"):
+        return Opening(oif=(packet.oif,), state=state)
+    if state:
+        return Opening(iif=(packet.iif,), state=state)
+    return Opening((packet.iif,), (), "", packet.daddr, packet.protocol, packet.dport)
+
+
+def commands(place: Place, hook: str, openings: Iterable[Opening]) -> Iterator[str]:
+    """The commands that let these pass at `place`, which lies below a base chain at `hook`.
+
+    Run one after the other; the rules that they add stand in the order of the openings.
+    """
+    needed = _widest(openings)
+    if place.table.maker is Maker.NFT:
+        for found in _merged(needed):
+            yield _nft(place, found)
+        return
+    family = Family.IPV4 if place.table.family == "ip" else Family.IPV6
+    for found in needed:
+        yield _iptables(place, hook, found, family)
+
+
+def _widest(openings: Iterable[Opening]) -> list[Opening]:
+    """Each once, without those that another one contains."""
+    unique = dict.fromkeys(openings)
+    return [o for o in unique if not o.state or replace(o, state="") not in unique]
+
+
+def _merged(openings: Iterable[Opening]) -> Iterator[Opening]:
+    """Openings that differ in one interface as one, which nft writes as a set."""
+    groups: dict[Opening, tuple[list[str], list[str]]] = {}
+    for found in openings:
+        iifs, oifs = groups.setdefault(replace(found, iif=(), oif=()), ([], []))
+        if found.iif and not found.oif:
+            iifs += found.iif
+        else:
+            oifs += found.oif
+    for rest, (iifs, oifs) in groups.items():
+        if iifs:
+            yield replace(rest, iif=tuple(dict.fromkeys(iifs)))
+        if oifs:
+            yield replace(rest, oif=tuple(dict.fromkeys(oifs)))
+
+
+def _nft(place: Place, found: Opening) -> str:
+    table, chain = place.table, place.chain.name
+    words = [*_nft_words(found), "accept"]
+    where = f"{table.family} {table.name} {chain}"
+    if place.rule is not None:
+        where += f" handle {place.rule.handle}"
+    verb = "add" if place.rule is None else "insert"
+    return f"nft '{verb} rule {where} {' '.join(words)}'"
+
+
+def _nft_words(found: Opening) -> Iterator[str]:
+    for key, names in (("iifname", found.iif), ("oifname", found.oif)):
+        quoted = [f'"{name}"' for name in names]
+        if quoted:
+            yield f"{key} {quoted[0] if len(quoted) == 1 else '{ ' + ', '.join(quoted) + ' }'}"
+    if found.daddr is not None:
+        yield f"{'ip' if found.daddr.version == 4 else 'ip6'} daddr {found.daddr}"
+    if found.state:
+        yield _NFT_STATES[found.state]
+    if found.dport:
+        yield f"{found.protocol} dport {found.dport}"
+    elif found.protocol:
+        yield f"meta l4proto {found.protocol}"
+
+
+def _iptables(place: Place, hook: str, found: Opening, family: Family) -> str:
+    table, chain = place.table, place.chain.name
+    words = [table.program, "-w", "-t", table.name]
+    words += ["-A", chain] if place.rule is None else ["-I", chain, str(place.number)]
+    words += [w for name in found.iif for w in ("-i", name)]
+    words += [w for name in found.oif for w in ("-o", name)] if hook != "prerouting" else []
+    if found.daddr is not None:
+        words += ["-d", str(found.daddr)]
+    if found.protocol:
+        words += ["-p", "icmp" if family is Family.IPV4 and not found.dport else found.protocol]
+    if found.dport:
+        words += ["--dport", str(found.dport)]
+    if found.state:
+        words += ["-m", "conntrack", "--ctstate", _IPTABLES_STATES[found.state]]
+    return shlex.join([*words, "-j", "ACCEPT"])

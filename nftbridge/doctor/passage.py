@@ -1,0 +1,135 @@
+"""A packet's way, and its answer's, through the base chains of everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from nftbridge.doctor.ruleset import Table, attached
+from nftbridge.doctor.traffic import Traffic
+from nftbridge.doctor.walk import Decision, Verdict, decide, sets_marks
+from nftbridge.explain.matching import Seen, Truth
+from nftbridge.explain.way import Fate, Way
+from nftbridge.model import Address
+from nftbridge.policy.evaluate import Packet
+
+_TRACKED = -200  # NF_IP_PRI_CONNTRACK: up to here a packet has no state
+_TRANSLATED = -100  # NF_IP_PRI_NAT_DST: up to here a packet is addressed to whom it asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A packet at one hook, before and after its destination is translated."""
+
+    hook: str
+    before: Packet
+    after: Packet
+    is_answer: bool = False
+
+    def at(self, priority: int) -> Packet:
+        """The packet as a base chain of that priority sees it."""
+        return self.before if priority <= _TRANSLATED else self.after
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What one base chain did to a packet of this kind."""
+
+    traffic: Traffic
+    stage: Stage
+    packet: Packet
+    priority: int
+    decision: Decision
+
+
+def meetings(traffic: Iterable[Traffic], tables: tuple[Table, ...]) -> Iterator[Met]:
+    """What every base chain does to the packets and their answers, as if it were the only one.
+
+    A drop anywhere is final; all of them are told, since each has to be mended.
+    """
+    mark = None if sets_marks(tables) else False
+    for kind in traffic:
+        yield from _meetings(kind, tables, mark)
+
+
+def _meetings(traffic: Traffic, tables: tuple[Table, ...], mark: Truth) -> Iterator[Met]:
+    way = traffic.way
+    for stage in stages(way):
+        for table, base in attached(tables, traffic.family, stage.hook):
+            packet = stage.at(base.priority)
+            if base.kind == "nat" and stage.is_answer:
+                continue  # translations are decided by a connection's first packet
+            seen = Seen(packet, way.packet, way.end if stage.is_answer else packet)
+            yield Met(traffic, stage, packet, base.priority, decide(table, base, seen, mark=mark))
+
+
+def drops(met: Met) -> bool:
+    """Whether the packet ends there."""
+    verdict = met.decision.verdict
+    if verdict is Verdict.UNTRACKED:
+        return met.stage.hook in ("prerouting", "output")
+    return verdict is Verdict.DROP
+
+
+def takes(met: Met) -> bool:
+    """Whether a foreign chain sends a connection to another place than ours does."""
+    said, way = met.decision.statement, met.traffic.way
+    if said.get("kind") not in ("dnat", "redirect") or met.stage.is_answer:
+        return False
+    port = said.get("port") or way.question.port
+    return (str(said.get("addr")), port) != (str(way.end.daddr), way.end.dport)
+
+
+def is_early_answer(met: Met) -> bool:
+    """Whether it is an answer that comes in before connection tracking has seen it."""
+    return met.stage.is_answer and met.priority <= _TRACKED
+
+
+def stages(way: Way) -> Iterator[Stage]:
+    """The hooks of the packet, then those of its answer, as far as our own rules let them go."""
+    asked = replace(way.packet, to_host=way.around.is_own(way.packet.daddr))
+    to_host = way.around.is_own(way.end.daddr)
+    oif = way.end.oif or ("" if to_host else way.around.interface_to(way.end.daddr))
+    # its source is translated after all that is looked at here
+    delivered = replace(asked, daddr=way.end.daddr, dport=way.end.dport, to_host=to_host, oif=oif)
+    yield from _stages(asked, delivered, is_answer=False)
+    if way.fate in (Fate.DROPPED, Fate.LOST):
+        return
+    back = Packet(
+        saddr=delivered.daddr,
+        daddr=asked.saddr,
+        protocol=asked.protocol,
+        iif=oif,
+        oif=asked.iif,
+        state="established",
+        from_host=to_host,
+        to_host=not asked.iif,
+    )
+    translated = way.end.from_host and not asked.from_host
+    first = replace(back, daddr=_source(way), to_host=True) if translated else back
+    yield from _stages(first, back, is_answer=True)
+
+
+def _source(way: Way) -> Address:
+    """The address that the packet left with; if the kernel chose it, one that is likely."""
+    if way.end.saddr != way.packet.saddr:
+        return way.end.saddr
+    own = (a for a in way.around.own if a.version == way.end.saddr.version and not a.is_loopback)
+    likely = (a for a in sorted(own, key=int) if way.names.network_around(a) is None)
+    return next(likely, way.end.saddr)
+
+
+def _stages(before: Packet, after: Packet, *, is_answer: bool) -> Iterator[Stage]:
+    entering = before.iif or after.iif
+    if entering:
+        early = (replace(before, oif=""), replace(after, oif=""))
+        yield Stage("prerouting", *early, is_answer)
+        if after.to_host or not after.oif:
+            yield Stage("input", early[1], early[1], is_answer)
+        else:
+            yield Stage("forward", after, after, is_answer)
+            yield Stage("postrouting", after, after, is_answer)
+    elif after.oif:
+        leaving = replace(before, oif=before.oif or after.oif)
+        yield Stage("output", leaving, after, is_answer)
+        yield Stage("postrouting", after, after, is_answer)

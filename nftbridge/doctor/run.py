@@ -1,0 +1,96 @@
+"""Brings a host file and the facts of its host together."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+
+from nftbridge import defaults
+from nftbridge.choice import Choice, Target
+from nftbridge.doctor.case import Case
+from nftbridge.doctor.diagnoses import examine
+from nftbridge.doctor.facts import Facts
+from nftbridge.doctor.finding import Finding
+from nftbridge.doctor.gather import gather
+from nftbridge.doctor.passage import Met, meetings
+from nftbridge.doctor.traffic import Traffic, asked, traffic, translated_ports
+from nftbridge.engine import Engine, settled
+from nftbridge.errors import InputError, Problem
+from nftbridge.explain.question import Question
+from nftbridge.model import Host
+from nftbridge.plan import Plan
+from nftbridge.report import summary
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was found; `asked` and `met` are there if somebody asked about a packet."""
+
+    facts: Facts
+    findings: tuple[Finding, ...]
+    asked: Traffic | None = None
+    met: tuple[Met, ...] = ()
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something has to be mended."""
+        return any(finding.severity.wrong for finding in self.findings)
+
+
+def run(
+    target: Target,
+    at: tuple[Engine, Choice],
+    declared: tuple[Host, str] | None,
+    question: Question | None,
+) -> Examined:
+    """Examine the host in `target`. `declared` is the host file with its name (None: as applied).
+
+    Raises `UnavailableError` if not enough is permitted, `InputError` if there is no host to go by.
+    """
+    engine, choice = at
+    host, file = declared or (engine.status().applied, "FILE")
+    if host is None:
+        hint = "give the host file: nftbridge doctor FILE"
+        raise InputError((Problem("FILE", "no apply is on record", hint),))
+    host = settled(host, target.netns)
+    drift = engine.plan(host) if declared else engine.verify()
+    facts = replace(
+        gather(host, target.netns, target.table),
+        backend=choice.backend.name,
+        drift=_difference(drift),
+        again=_again(target, choice, file),
+    )
+    if question is None:
+        found = tuple(traffic(host, facts, translated_ports(facts.tables)))
+        return Examined(facts, examine(Case(host, facts, found)))
+    about = asked(host, facts, _completed(question, facts))
+    met = tuple(meetings((about,), facts.tables))
+    return Examined(facts, examine(Case(host, facts, (about,))), about, met)
+
+
+def _completed(question: Question, facts: Facts) -> Question:
+    """The question with what the host knows: its addresses, and the way out."""
+    own = question.host_addresses or frozenset(facts.addresses)
+    way_out = question.oif or facts.route_to(question.destination)
+    return replace(question, host_addresses=own, oif=way_out)
+
+
+def _difference(plan: Plan) -> str:
+    if not plan:
+        return ""
+    return plan.install[0] if plan.install else summary(plan)
+
+
+def _again(target: Target, choice: Choice, file: str) -> str:
+    words = ["nftbridge", "apply", file]
+    if target.netns is not None:
+        words += ["--netns", target.netns]
+    if target.table != defaults.TABLE:
+        words += ["--table", target.table]
+    if target.state_directory != defaults.STATE_DIRECTORY:
+        words += ["--state-dir", str(target.state_directory)]
+    if choice.backend.name != "nftables":
+        words += ["--backend", "iptables"]
+    if choice.backend.name == "iptables-nft":
+        words += ["--iptables", "nft"]
+    return shlex.join(words)

@@ -1,0 +1,125 @@
+"""Conditions of the kernel's state: switches, interfaces, and whether our rules are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nftbridge.doctor.case import Case
+from nftbridge.doctor.finding import Evidence
+from nftbridge.model import Family
+
+_FORWARDING = {Family.IPV4: "ipv4/ip_forward", Family.IPV6: "ipv6/conf/all/forwarding"}
+_BRIDGED = {Family.IPV4: "bridge-nf-call-iptables", Family.IPV6: "bridge-nf-call-ip6tables"}
+
+
+def rules_missing(case: Case) -> Iterator[Evidence]:
+    """The kernel differs from the host file."""
+    if case.facts.drift:
+        names = tuple(network.name for network in case.host.networks)
+        yield Evidence({"drift": case.facts.drift, "again": case.facts.again}, names)
+
+
+def bridge_unfiltered(case: Case) -> Iterator[Evidence]:
+    """Packets within one bridge are shown to netfilter by br_netfilter only."""
+    for family, switch in _BRIDGED.items():
+        names = [n.name for n in case.host.networks if not n.icc and n.subnet(family)]
+        if names and family in case.host.families() and family not in case.facts.bridged():
+            kinds = tuple(f"{n}: connections among its containers, {family.label}" for n in names)
+            words = {"family": family.label, "switch": f"net.bridge.{switch}"}
+            yield Evidence(words, kinds, words["switch"])
+
+
+def forwarding_off(case: Case) -> Iterator[Evidence]:
+    """The kernel is no router in a family in which networks need one."""
+    for family, path in _FORWARDING.items():
+        networks = case.host.forwarded(family)
+        if networks and case.facts.switch(path) == 0:
+            kinds = tuple(f"{n.name}: everything routed, {family.label}" for n in networks)
+            words = {"family": family.label, "switch": _sysctl(path)}
+            yield Evidence(words, kinds, words["switch"])
+
+
+def interface_forwarding_off(case: Case) -> Iterator[Evidence]:
+    """The switch of the interface that a packet comes in by counts, too."""
+    for family, path in _FORWARDING.items():
+        bridges = {n.bridge: n.name for n in case.host.forwarded(family)}
+        if not bridges or not case.facts.switch(path):
+            continue
+        for name in (*bridges, *filter(None, (case.facts.uplink(family),))):
+            own = f"{family.value}/conf/{name}/forwarding"
+            if case.facts.switch(own) == 0:
+                kind = f"{bridges.get(name, 'all networks')}: what comes in by {name}"
+                words = {"family": family.label, "interface": name, "switch": _sysctl(own)}
+                yield Evidence(words, (kind,), words["switch"])
+
+
+def reverse_path(case: Case) -> Iterator[Evidence]:
+    """Strict reverse path filtering: an answer has to leave by where the packet came in."""
+    told: set[str] = set()
+    for traffic in case.traffic:
+        question = traffic.way.question
+        iif, source = question.iif, question.source
+        if traffic.family is not Family.IPV4 or not iif or iif in told or not traffic.wanted:
+            continue
+        back = case.facts.route_to(source)
+        if _is_strict(case, iif) and back != iif:
+            told.add(iif)
+            way = f"answers to {source} leave by {back}" if back else f"no route leads to {source}"
+            words = {"source": str(source), "interface": iif, "way": way}
+            words["switch"] = _sysctl(f"ipv4/conf/{iif}/rp_filter")
+            yield Evidence(words, (str(traffic),), words["switch"])
+
+
+def strict_elsewhere(case: Case) -> Iterator[Evidence]:
+    """The same for what could come in by another uplink than that of the default route."""
+    default = case.facts.uplink(Family.IPV4)
+    if not default or not case.host.forwarded(Family.IPV4):
+        return
+    others = {r.interface for r in case.facts.routes if r.prefix.version == 4}
+    for name in sorted(others - case.bridges - {"lo", default}):
+        if _is_strict(case, name):
+            words = {"interface": name, "default": default}
+            words["switch"] = _sysctl(f"ipv4/conf/{name}/rp_filter")
+            yield Evidence(words, where=words["switch"])
+
+
+def loopback_unroutable(case: Case) -> Iterator[Evidence]:
+    """Without a proxy the kernel has to route what comes from 127.0.0.1 to a bridge."""
+    if case.host.userland_proxy or not case.host.ipv4:
+        return
+    for network in case.host.networks:
+        published = any(c.publish for c in network.containers if c.ipv4)
+        path = f"ipv4/conf/{network.bridge}/route_localnet"
+        if published and case.facts.switch(path) == 0:
+            kind = f"{network.name}: published ports at 127.0.0.1"
+            yield Evidence({"switch": _sysctl(path)}, (kind,), _sysctl(path))
+
+
+def bridge_down(case: Case) -> Iterator[Evidence]:
+    """A bridge is there and not up."""
+    for network in case.host.networks:
+        if case.facts.interfaces.get(network.bridge) is False:
+            yield Evidence({"bridge": network.bridge}, (f"{network.name}: everything",))
+
+
+def bridge_missing(case: Case) -> Iterator[Evidence]:
+    """A bridge is not there yet."""
+    for network in case.host.networks:
+        if network.bridge not in case.facts.interfaces:
+            yield Evidence({"bridge": network.bridge}, (f"{network.name}: everything",))
+
+
+def unread(case: Case) -> Iterator[Evidence]:
+    """Something could not be looked at."""
+    return (Evidence({"what": what}) for what in case.facts.unread)
+
+
+def _is_strict(case: Case, interface: str) -> bool:
+    """The higher one of both switches counts; 1 is strict, 2 is loose (ip-sysctl.rst)."""
+    paths = (f"ipv4/conf/{name}/rp_filter" for name in ("all", interface))
+    return max(case.facts.switch(path) or 0 for path in paths) == 1
+
+
+def _sysctl(path: str) -> str:
+    """A path below /proc/sys/net as sysctl(8) writes it, where dots and slashes trade places."""
+    return "net." + path.translate(str.maketrans("./", "/."))
