@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from nftbridge import config
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.engine import Engine
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
+    from nftbridge.firewalld import Steps
     from nftbridge.style import Style
 
 CHANGES = 2
@@ -48,33 +49,43 @@ def render(options: Namespace) -> int:
 
 def plan(options: Namespace) -> int:
     """Show what apply would change."""
+    from nftbridge import firewalld
     from nftbridge.report import plan_data, plan_text
 
     host = _load(options)
     engine = _engine(options)
     _warn(engine.shortcomings(host))
-    planned = engine.plan(host)
+    planned, beside = engine.plan(host), firewalld.steps(options.netns, engine.known, host)
+    _warn(beside.warnings)
     if options.json:
-        _print_json(plan_data(planned))
+        changes = {"changes": bool(planned or beside), "firewalld": list(beside.lines())}
+        _print_json(plan_data(planned) | changes)
     else:
         _print_lines(plan_text(planned, _style()))
-    return CHANGES if planned else 0
+        _print_lines(_of_firewalld(beside))
+    return CHANGES if planned or beside else 0
 
 
 def apply(options: Namespace) -> int:
     """Bring the kernel to the host file in one transaction."""
+    from nftbridge import firewalld
     from nftbridge.report import plan_data, summary
 
     host = _load(options)
     engine = _engine(options)
     _warn(engine.shortcomings(host))
-    done = engine.apply(host)
+    with firewalld.around(options.netns, engine.known, host) as beside:
+        _warn(beside.warnings)
+        done = engine.apply(host)
     if options.json:
-        _print_json(plan_data(done))
+        changes = {"changes": bool(done or beside), "firewalld": list(beside.lines())}
+        _print_json(plan_data(done) | changes)
     elif done:
         print(f"applied to {engine.place}: {summary(done)}")
     else:
         print(f"nothing to do: {engine.place} is as {options.file} declares it")
+    if not options.json:
+        _print_lines(_of_firewalld(beside))
     for phrase in done.kept:
         print(f"left behind by the other backend: {phrase}")
     return 0
@@ -135,8 +146,11 @@ def explain(options: Namespace) -> int:
 
 def remove(options: Namespace) -> int:
     """Take out all that is ours."""
+    from nftbridge import firewalld
+
     engine, _ = _engine_of_last_apply(options)
-    removal = engine.remove(everything=options.all)
+    with firewalld.around(options.netns, engine.known, None) as beside:
+        removal = engine.remove(everything=options.all)
     if options.json:
         _print_json({"present": removal.present, "kept": list(removal.kept)})
     elif not removal.present:
@@ -144,6 +158,8 @@ def remove(options: Namespace) -> int:
     else:
         kept = f"; kept {', '.join(removal.kept)}" if removal.kept else ""
         print(f"removed all that is ours from {engine.place}{kept}")
+    if not options.json:
+        _print_lines(_of_firewalld(beside))
     return 0
 
 
@@ -206,6 +222,12 @@ def _rendered(host: Host, options: Namespace) -> str:
     if options.format == "nft":
         return text.script(options.table, rows)
     return document.pretty(document.install(options.table, rows)) + "\n"
+
+
+def _of_firewalld(steps: Steps) -> Iterator[str]:
+    if steps:
+        yield "firewalld"
+        yield from (f"  {line}" for line in steps.lines())
 
 
 def _target(options: Namespace) -> Target:
