@@ -19,8 +19,13 @@ from tempfile import TemporaryDirectory
 
 from tests.kernel.debian import NotAvailable, unpacked
 
-SUITES: dict[str, str] = {"bookworm": "1.3.3", "sid": "2.5.2"}
-"""Debian's releases and the version of firewalld that each is there for (sid's: or later)."""
+SUITES: dict[str, str] = {
+    "bullseye": "0.9.3",  # the first 0.9 has policies
+    "bookworm": "1.3.3",
+    "trixie": "2.3.1",  # 2.3 is the first with StrictForwardPorts
+    "sid": "2.5.2",  # or later: it moves on
+}
+"""Debian's releases and the version of firewalld that each is there for."""
 
 _PACKAGES = ("firewalld", "dbus-daemon", "iptables", "ipset")
 _PATIENCE = 60.0

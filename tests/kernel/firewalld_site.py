@@ -208,7 +208,7 @@ class Service:
 
     def _serve(self) -> None:
         while True:
-            ready, _, _ = select.select([self._stop, self._watcher], [], [])
+            ready, _, _ = select.select([self._stop, self._watcher.fileno()], [], [])
             if self._stop in ready:
                 return
             if events := self._watcher.events():
