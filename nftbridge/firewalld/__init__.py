@@ -19,5 +19,6 @@ from __future__ import annotations
 
 from nftbridge.firewalld.guard import around, steps
 from nftbridge.firewalld.steps import Steps
+from nftbridge.firewalld.watcher import Event, Watcher
 
-__all__ = ["Steps", "around", "steps"]
+__all__ = ["Event", "Steps", "Watcher", "around", "steps"]

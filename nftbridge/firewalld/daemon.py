@@ -111,7 +111,7 @@ class Daemon:
         self._runtime("zone", "removeInterface", "ss", zone, interface)
 
     def set_rich_rules(self, policy: str, rules: Collection[str]) -> None:
-        """Give a policy these rich rules now, and no others; one transaction."""
+        """Give a policy these rich rules now, and no others; firewalld does it one by one."""
         settings = {"rich_rules": ("as", sorted(rules))}
         self._runtime("policy", "setPolicySettings", "sa{sv}", policy, settings)
 

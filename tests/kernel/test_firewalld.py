@@ -171,7 +171,8 @@ def test_strict_forward_ports_are_served(
         place.engine.apply(place.host)
         assert not place.passed((*OWN, *FORBIDDEN))
         first = place.apply()
-        assert [f"{o.family.value} {o.protocol} {o.first}-{o.last}" for o in first.opened][:4] == [
+        assert [f"{o.family.value} {o.protocol} {o.first}-{o.last}" for o in first.opened][:5] == [
+            "ipv4 sctp 5060-5060",
             "ipv4 tcp 443-443",
             "ipv4 tcp 7000-7004",
             "ipv4 tcp 8080-8080",
