@@ -107,8 +107,12 @@ class Daemon:
         self._runtime("zone", "changeZoneOfInterface", "ss", zone, interface)
 
     def leave(self, zone: str, interface: str) -> None:
-        """Take an interface out of a zone now."""
-        self._runtime("zone", "removeInterface", "ss", zone, interface)
+        """Take an interface out of a zone now, if it is still in it."""
+        try:
+            self._runtime("zone", "removeInterface", "ss", zone, interface)
+        except CallError as error:
+            if error.code not in ("UNKNOWN_INTERFACE", "ZONE_CONFLICT"):
+                raise
 
     def set_rich_rules(self, policy: str, rules: Collection[str]) -> None:
         """Give a policy these rich rules now, and no others; firewalld does it one by one."""

@@ -46,7 +46,8 @@ class Firewalld:
 
         It is never open where our rules are not in yet or out already: bridges leave before the
         body and join after it. If the body fails, those that left join again. A reload, needed
-        once, comes first: with its iptables backend it flushes rules of ours.
+        once, comes first: with its iptables backend it flushes rules of ours. If the body fails
+        then, nobody joins, since those rules may be missing.
         """
         steps = self.steps(before, after)
         self._make(steps)
@@ -55,7 +56,7 @@ class Firewalld:
         try:
             yield steps
         except BaseException:
-            for bridge in steps.leave:
+            for bridge in () if steps.reload else steps.leave:
                 self._daemon.join(ZONE, bridge)
             raise
         try:

@@ -78,6 +78,24 @@ def test_a_bridge_of_somebody_else_stays_and_one_of_ours_leaves_with_its_network
         assert place.members() == {"docker0"}
 
 
+def test_a_bridge_that_leaves_may_have_been_lost_in_the_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site("bookworm", tmp_path, monkeypatch) as place:
+        place.daemon.start()
+        run(place, "apply", str(place.file))
+        place.daemon.cmd("--permanent", "--delete-policy=docker-forwarding")
+        place.daemon.reload()
+        place.daemon.cmd("--zone=docker", "--add-interface=br-data")
+        text = place.file.read_text()
+        place.file.write_text(text[: text.rindex("[[network]]")])
+        done = run(place, "apply", str(place.file))
+        assert done.returncode == 0, done.stderr
+        assert "  + policy docker-forwarding, permanently" in done.stdout
+        assert "  - br-data leaves zone docker" in done.stdout
+        assert place.members() == {"br-front", "br-open"}
+
+
 def test_no_bridge_is_let_in_while_its_rules_are_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
