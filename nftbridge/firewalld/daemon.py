@@ -38,9 +38,10 @@ class Daemon:
         text = _text(self._properties(_MAIN), "version")
         return tuple(int(part) for part in re.findall(r"\d+", text))
 
-    def setting(self, name: str) -> str | None:
-        """A setting of firewalld.conf; None if this version has none of that name."""
-        return _text(self._properties(_CONFIG), name) or None
+    def settings(self) -> dict[str, str]:
+        """What firewalld.conf says, as far as this version knows the setting, in lower case."""
+        found: dict[str, tuple[str, Any]] = self._properties(_CONFIG)
+        return {name: str(value).lower() for name, (_, value) in found.items()}
 
     def permanent_zones(self) -> frozenset[str]:
         """The names of all zones in the configuration."""

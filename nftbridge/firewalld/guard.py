@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -20,6 +20,7 @@ Hosts: TypeAlias = Callable[[], Iterable[Host]]
 """Hosts that are looked up only if they are needed."""
 
 _FIRST_WITH_POLICIES = (0, 9)
+_YES, _NO = ("yes", "true"), ("no", "false")  # as firewalld reads its settings
 
 
 class Firewalld:
@@ -35,9 +36,12 @@ class Firewalld:
         or a restart. `after` None is a host without networks. Raises `UnavailableError` if this
         firewalld cannot serve.
         """
-        seen = self._seen(bridges(after))
+        settings = self._daemon.settings()
+        seen = self._seen(bridges(after), settings)
         leaving = frozenset[str]().union(*map(bridges, before()))
-        ports = openings(after) if self._is_strict() else ()
+        # since 2.3: only firewalld's own forward-ports let translated packets pass
+        strict = settings.get("StrictForwardPorts") in _YES
+        ports = openings(after) if strict else ()
         return steps_to(seen, leaving, Wanted(bridges(after), ports))
 
     @contextmanager
@@ -82,8 +86,9 @@ class Firewalld:
             for name in _opening_names() & self._daemon.runtime_policies():
                 self._daemon.set_rich_rules(name, steps.rules)
 
-    def _seen(self, wanted: frozenset[str]) -> Seen:
+    def _seen(self, wanted: frozenset[str], settings: Mapping[str, str]) -> Seen:
         daemon, version = self._daemon, self._daemon.version()
+        on_iptables = settings.get("FirewallBackend") == "iptables"
         if version < _FIRST_WITH_POLICIES:
             found = ".".join(map(str, version))
             message = f"firewalld {found} has no policies, which container networks need"
@@ -97,12 +102,8 @@ class Firewalld:
             bound=dict(self._bound(wanted)),
             targets=dict(self._targets(zones, policies)),
             rules={name: daemon.rich_rules(name) for name in opening},
+            half_flushed=on_iptables and settings.get("FlushAllOnReload") in _NO,
         )
-
-    def _is_strict(self) -> bool:
-        """Whether only firewalld's own forward-ports let translated packets pass; since 2.3."""
-        setting = self._daemon.setting("StrictForwardPorts") or "no"
-        return setting.lower() in ("yes", "true")  # what firewalld itself takes for yes
 
     def _bound(self, wanted: frozenset[str]) -> Iterator[tuple[str, str]]:
         for bridge in sorted(wanted):

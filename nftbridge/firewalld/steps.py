@@ -16,6 +16,7 @@ class Seen:
     `permanent` and `runtime` are the names of its zones and policies, `members` the interfaces in
     our zone, `bound` the bridges that the configuration binds to other zones, `targets` those of
     our zone and policy, `rules` the rich rules of those of the `OPENING` policies that there are.
+    `half_flushed` is whether a reload empties the iptables tables and leaves zones their members.
     """
 
     permanent: frozenset[str] = frozenset()
@@ -24,6 +25,7 @@ class Seen:
     bound: Mapping[str, str] = field(default_factory=dict[str, str])
     targets: Mapping[str, str] = field(default_factory=dict[str, str])
     rules: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    half_flushed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,14 @@ def steps_to(seen: Seen, leaving: frozenset[str], wanted: Wanted) -> Steps:
 
 
 def _warnings(seen: Seen) -> Iterator[Problem]:
+    if seen.half_flushed:
+        yield Problem(
+            "firewalld",
+            "with FirewallBackend=iptables and FlushAllOnReload=no its reload empties all iptables "
+            "tables and lets everything to the bridges pass: with --backend iptables nothing "
+            "protects containers from then until the next apply",
+            "set FlushAllOnReload=yes in /etc/firewalld/firewalld.conf, or use --backend nftables",
+        )
     for bridge, zone in sorted(seen.bound.items()):
         yield Problem(
             f"bridge {bridge}",

@@ -160,6 +160,27 @@ def test_with_firewalld_on_iptables_what_it_flushes_is_back(
         assert not place.engine.verify()
 
 
+def test_the_setting_that_opens_all_while_our_iptables_rules_are_flushed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"FirewallBackend": "iptables", "FlushAllOnReload": "no"}
+    with site("bookworm", tmp_path, monkeypatch, backend="iptables", **settings) as place:
+        place.daemon.start()
+        (warning,) = place.apply().warnings
+        place.daemon.reload()
+        assert place.passed(FORBIDDEN), "the warning is out of date"
+        assert place.members() == BRIDGES
+        place.apply()
+        assert_as_declared(place)
+        assert "set FlushAllOnReload=yes" in warning.hint
+        place.daemon.configure(FlushAllOnReload="yes")
+        place.daemon.stop()
+        place.daemon.start()
+        assert not place.apply().warnings
+        place.daemon.reload()
+        assert not place.passed(FORBIDDEN)
+
+
 @pytest.mark.parametrize(("release", "backend"), STRICT)
 def test_strict_forward_ports_are_served(
     release: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -189,6 +189,9 @@ def test_a_firewalld_without_policies_is_refused_before_anything_changes() -> No
         def version(self) -> tuple[int, ...]:
             return (0, 8, 6)
 
+        def settings(self) -> dict[str, str]:
+            return {}
+
     host = config.load("rulesets/02-published-port/host.toml").host
     with (
         pytest.raises(UnavailableError, match=r"firewalld 0\.8\.6 has no policies"),
