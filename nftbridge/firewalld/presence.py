@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 NAME = "org.fedoraproject.FirewallD1"
 
 _DEFAULT_ADDRESS = "unix:path=/run/dbus/system_bus_socket"
-_PATIENCE = 2.0
+_PATIENCE = 10.0
 _BUS = "org.freedesktop.DBus"
 _ENDIAN = b"l" if sys.byteorder == "little" else b"B"
 _METHOD_CALL, _METHOD_RETURN, _SIGNAL = 1, 2, 4
@@ -43,7 +43,7 @@ def bus_address() -> bytes | None:
 
 
 def is_running() -> bool:
-    """Whether firewalld is on the system bus; False as well where there is no bus."""
+    """Whether firewalld is on the system bus; False as well where no bus answers."""
     address = bus_address()
     if address is None:
         return False
@@ -72,8 +72,7 @@ def _messages(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """The type and the body of each message."""
     while True:
         _, kind, _, _, body, _, fields = _HEADER.unpack(_read(stream, _HEADER.size))
-        fields_end = _HEADER.size + fields
-        _read(stream, len(_padded(bytes(fields_end))) - _HEADER.size)
+        _read(stream, fields + -fields % 8)
         yield kind, _read(stream, body)
 
 
