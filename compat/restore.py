@@ -25,6 +25,13 @@ from nftbridge.compat.syntax import ChainText
 from nftbridge.compat.tree import DOCKER, Layout, flatten, is_subchain, subchain
 from nftbridge.model import Family
 
+_AT_HEAD = ("filter", "nat")
+"""The tables in whose built-in chains our lines come first."""
+
+# firewalld ends it with an ACCEPT for every packet, in raw and mangle as well, so
+# that nothing behind it is reached (2.5.2; 1.3.3 and 2.3.1 have other chains, which return).
+_FIREWALLD_DISPATCH = "-j PREROUTING_dispatch"
+
 
 @dataclass(frozen=True, slots=True)
 class TableText:
@@ -179,21 +186,32 @@ def _gone(table: TableText, held: TableState) -> list[str]:
 
 
 def _in_place(table: str, chain: ChainText, held: TableState) -> bool:
+    places = held.our_places(chain.name)
     if not held.holds(chain):
         return False
-    at_head = _start(table, chain.name, held) == 0
-    return not at_head or held.our_places(chain.name) == list(range(len(chain.lines)))
+    if table in _AT_HEAD:
+        return places == list(range(len(chain.lines)))
+    return not places or places[-1] < _dispatch(held.chains[chain.name])
 
 
 def _start(table: str, chain: str, held: TableState) -> int | None:
     """Where our lines begin in a built-in chain, from 0; None is its end.
 
     Jumps and translations come first, like Docker's jump in FORWARD. In raw and mangle ours stay
-    where they are, or come last: what stands before them is the administrator's exception.
+    where they are, or come last: what stands before them is the administrator's exception. Only
+    firewalld's dispatch is none, and must not stand before them.
     """
-    if table in ("filter", "nat"):
+    if table in _AT_HEAD:
         return 0
-    return next(iter(held.our_places(chain)), None)
+    places, lines = held.our_places(chain), held.chains.get(chain, ())
+    others = [line for place, line in enumerate(lines) if place not in set(places)]
+    start = min(next(iter(places), len(others)), _dispatch(others))
+    return None if start == len(others) else start
+
+
+def _dispatch(lines: Sequence[str]) -> int:
+    """Where firewalld's chains of zones begin; behind the last line if they do not."""
+    return lines.index(_FIREWALLD_DISPATCH) if _FIREWALLD_DISPATCH in lines else len(lines)
 
 
 def _after(table: TableText, held: TableState) -> TableState:

@@ -6,8 +6,8 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from nftbridge import config
 from nftbridge.errors import InputError, Problem, UnavailableError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.engine import Engine
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
+    from nftbridge.firewalld import Steps
     from nftbridge.plan import Plan
     from nftbridge.style import Style
 
@@ -51,17 +52,21 @@ def render(options: Namespace) -> int:
 
 def plan(options: Namespace) -> int:
     """Show what apply would change."""
+    from nftbridge import firewalld
     from nftbridge.report import plan_data, plan_text
 
     host = _load(options)
     engine = _engine(options)
     _warn(engine.shortcomings(host))
-    planned = engine.plan(host)
+    planned, beside = engine.plan(host), firewalld.steps(options.netns, engine.known, host)
+    _warn(beside.warnings)
     if options.json:
-        _print_json(plan_data(planned))
+        changes = {"changes": bool(planned or beside), "firewalld": list(beside.lines())}
+        _print_json(plan_data(planned) | changes)
     else:
         _print_lines(plan_text(planned, _style()))
-    return CHANGES if planned else 0
+        _print_lines(_of_firewalld(beside))
+    return CHANGES if planned or beside else 0
 
 
 def apply(options: Namespace) -> int:
@@ -72,15 +77,18 @@ def apply(options: Namespace) -> int:
         return 0
     from nftbridge.report import plan_data, summary
 
-    engine, done = _applied_in_passing(source, options) or _applied(source, options)
+    engine, done, beside = _applied_in_passing(source, options) or _applied(source, options)
     if options.json:
-        _print_json(plan_data(done))
+        changes = {"changes": bool(done or beside), "firewalld": list(beside.lines())}
+        _print_json(plan_data(done) | changes)
     elif done:
         print(f"applied to {engine.place}: {summary(done)}")
     else:
         print(_NOTHING.format(engine.place, options.file))
     if done.retried:
         print(f"nftbridge: warning: {done.retried}, so all was put in anew", file=sys.stderr)
+    if not options.json:
+        _print_lines(_of_firewalld(beside))
     for phrase in done.kept:
         print(f"left behind by the other backend: {phrase}")
     return 0
@@ -141,8 +149,11 @@ def explain(options: Namespace) -> int:
 
 def remove(options: Namespace) -> int:
     """Take out all that is ours."""
+    from nftbridge import firewalld
+
     engine, _ = _engine_of_last_apply(options)
-    removal = engine.remove(everything=options.all)
+    with firewalld.around(options.netns, engine.known, None) as beside:
+        removal = engine.remove(everything=options.all)
     if options.json:
         _print_json({"present": removal.present, "kept": list(removal.kept)})
     elif not removal.present:
@@ -150,6 +161,8 @@ def remove(options: Namespace) -> int:
     else:
         kept = f"; kept {', '.join(removal.kept)}" if removal.kept else ""
         print(f"removed all that is ours from {engine.place}{kept}")
+    if not options.json:
+        _print_lines(_of_firewalld(beside))
     return 0
 
 
@@ -246,6 +259,12 @@ def _rendered(host: Host, options: Namespace) -> str:
     return document.pretty(document.install(options.table, rows)) + "\n"
 
 
+def _of_firewalld(steps: Steps) -> Iterator[str]:
+    if steps:
+        yield "firewalld"
+        yield from (f"  {line}" for line in steps.lines())
+
+
 def _target(options: Namespace) -> Target:
     from nftbridge.choice import Target
 
@@ -267,27 +286,40 @@ def _engine(options: Namespace) -> Engine:
 def _stands(source: config.Source, options: Namespace) -> bool:
     if options.json or _wanted(options) not in ("auto", "nftables"):
         return False
+    from nftbridge.firewalld.presence import is_running
     from nftbridge.standing import stands
 
     try:
-        return stands(source, options.state_dir, options.table, options.netns)
+        return not is_running() and stands(source, options.state_dir, options.table, options.netns)
     except (InputError, UnavailableError):
         return False  # what is wrong with the files is said first
 
 
-def _applied_in_passing(source: config.Source, options: Namespace) -> tuple[Engine, Plan] | None:
+class _Applied(NamedTuple):
+    """What was done: by whom, to the rules, and to firewalld beside them."""
+
+    engine: Engine
+    plan: Plan
+    beside: Steps
+
+
+def _applied_in_passing(source: config.Source, options: Namespace) -> _Applied | None:
     """What was done, if that could be told without reading all of the files."""
     from nftbridge.engine import Engine
+    from nftbridge.firewalld import Steps, presence
 
+    if presence.is_running():
+        return None
     try:
         engine = Engine.of_record(_target(options), _wanted(options))
         done = None if engine is None else engine.apply_source(source)
     except (InputError, UnavailableError):
         return None  # what is wrong with the files is said first
-    return None if engine is None or done is None else (engine, done)
+    return None if engine is None or done is None else _Applied(engine, done, Steps())
 
 
-def _applied(source: config.Source, options: Namespace) -> tuple[Engine, Plan]:
+def _applied(source: config.Source, options: Namespace) -> _Applied:
+    from nftbridge import firewalld
     from nftbridge.effects import check_forwarding, enable_forwarding
 
     loaded = source.load()
@@ -295,9 +327,11 @@ def _applied(source: config.Source, options: Namespace) -> tuple[Engine, Plan]:
     engine = _engine(options)
     _warn(engine.shortcomings(loaded.host))
     check_forwarding(loaded.host, options.netns)
-    done = engine.apply(loaded.host, None if loaded.warnings else source)
+    with firewalld.around(options.netns, engine.known, loaded.host) as beside:
+        _warn(beside.warnings)
+        done = engine.apply(loaded.host, None if loaded.warnings else source)
     _warn(enable_forwarding(loaded.host, options.netns))
-    return engine, done
+    return _Applied(engine, done, beside)
 
 
 def _engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:

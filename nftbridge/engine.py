@@ -327,6 +327,10 @@ class Engine:
             self._state.forget()
         return Removal(present, kept)
 
+    def known(self) -> list[Host]:
+        """The hosts that the kernel may hold: the last one applied, and one whose apply was cut."""
+        return self._known()
+
     def _before(self) -> Backend | None:
         """The backend of the last apply, if it was another one and has left anything."""
         recorded = self._state.backend()

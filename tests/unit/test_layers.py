@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan", "difference", "inventory", "journal"),
     ("backend",),
     ("nft", "compat"),
-    ("state", "probe"),
+    ("state", "probe", "firewalld"),
     ("choice", "standing"),
     ("engine",),
     ("session",),
@@ -40,6 +40,7 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 DOORS: dict[str, tuple[str, ...]] = {
     "nftables": ("nftbridge.nft.kernel",),
     "pyroute2": ("nftbridge.lab", "nftbridge.netns"),
+    "jeepney": ("nftbridge.firewalld.bus",),
     "compat": (),  # the folder's name in the checkout; installed it is nftbridge.compat
     "tests": (),
 }
