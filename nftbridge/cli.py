@@ -138,6 +138,8 @@ def _parser() -> _Parser:
     remove.add_argument("--all", action="store_true", help="take out the rules in DOCKER-USER too")
     verb("probe", "try what this kernel offers, in a namespace thrown away afterwards")
     verb("demo", "show it in throw-away network namespaces; the host is not touched")
+    summary = "make a host file of what a container engine says"
+    _add_import(verbs.add_parser("import", help=summary, description=summary))
     return parser
 
 
@@ -162,6 +164,39 @@ def _add_question(parser: _Parser) -> None:
     )
     parser.add_argument(
         "--live", action="store_true", help="ask what the kernel holds, DOCKER-USER included"
+    )
+
+
+def _add_import(parser: _Parser) -> None:
+    engines = parser.add_subparsers(dest="engine", required=True, metavar="ENGINE")
+    summary = "from Docker: a running Engine, or what it said before"
+    docker = engines.add_parser("docker", help=summary, description=summary, parents=[_common()])
+    docker.add_argument(
+        "--docker",
+        metavar="SOCKET",
+        help="Docker's unix socket (default: $DOCKER_HOST, or /var/run/docker.sock)",
+    )
+    docker.add_argument("--networks", metavar="FILE", help="what docker network inspect printed")
+    docker.add_argument(
+        "--containers", metavar="FILE", help="what docker container inspect printed"
+    )
+    docker.add_argument(
+        "--from",
+        dest="folder",
+        metavar="FOLDER",
+        help="both of them, as networks.json and containers.json; info.json if there is one",
+    )
+    for option in ("userland-proxy", "allow-direct-routing"):
+        docker.add_argument(
+            f"--{option}",
+            action=argparse.BooleanOptionalAction,
+            help="what the daemon was started with, which its API does not tell",
+        )
+    docker.add_argument(
+        "--format",
+        choices=("toml", "json"),
+        default="toml",
+        help="of the host file (default: %(default)s; --json means json)",
     )
 
 

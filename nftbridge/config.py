@@ -83,6 +83,15 @@ def host_to_data(host: Host) -> dict[str, object]:
     return {"version": VERSION, "host": options, "network": networks}
 
 
+def read_json(path: str) -> object:
+    """The content of a JSON file of somebody else's. Raises `InputError`."""
+    sheet = Sheet(_printable(path))
+    content = _parsed(sheet, lambda: _read_file(path), _json)
+    if sheet.notes:
+        raise InputError(tuple(_problems([sheet])))
+    return content
+
+
 def _network_data(network: Network) -> dict[str, object]:
     return {
         "name": network.name,

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("state", "probe"),
     ("choice",),
     ("engine",),
-    ("report", "lab"),
+    ("report", "lab", "docker"),
     ("explain",),
     ("demo",),
     ("commands",),
@@ -37,6 +37,8 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # Each door to the outside has one place, given as the import names that may go through it.
 DOORS: dict[str, tuple[str, ...]] = {
     "nftables": ("nftbridge.nft.kernel",),
+    "tomli_w": ("nftbridge.docker.show",),
+    "http": ("nftbridge.docker.api",),
     "pyroute2": ("nftbridge.lab", "nftbridge.netns"),
     "compat": (),  # the folder's name in the checkout; installed it is nftbridge.compat
     "tests": (),
