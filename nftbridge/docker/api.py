@@ -52,7 +52,7 @@ def ask(path: str) -> tuple[Inspected, str]:
     gone when it is inspected is left out. Raises `UnavailableError`, whatever stands between us and
     an answer, and `InputError` for an answer that is not Docker's.
     """
-    with closing(_UnixConnection(path)) as connection:
+    with closing(UnixConnection(path)) as connection:
         engine = Engine.greeted(connection)
         containers = tuple(map(container_of, engine.inspect_all("/containers")))
         networks = tuple(map(network_of, engine.inspect_all("/networks")))
@@ -62,13 +62,13 @@ def ask(path: str) -> tuple[Inspected, str]:
 class Engine:
     """An Engine that answers, at a version of the API that both sides know."""
 
-    def __init__(self, connection: _UnixConnection, name: str, prefix: str) -> None:
+    def __init__(self, connection: UnixConnection, name: str, prefix: str) -> None:
         self._connection = connection
         self._prefix = prefix
         self.name = name
 
     @classmethod
-    def greeted(cls, connection: _UnixConnection) -> Engine:
+    def greeted(cls, connection: UnixConnection) -> Engine:
         """The Engine at the other end, after an agreement on the version."""
         said = _answer(connection, "/version")
         newest, oldest = said["ApiVersion"], said["MinAPIVersion"]
@@ -108,7 +108,7 @@ def _numbers(item: Item) -> _Version:
     return (int(found[1]), int(found[2])) if found else item.refuse("a version such as 1.41")
 
 
-class _UnixConnection(HTTPConnection):
+class UnixConnection(HTTPConnection):
     """HTTP over a unix socket; it connects when it is asked something."""
 
     def __init__(self, path: str) -> None:
@@ -127,7 +127,7 @@ class _UnixConnection(HTTPConnection):
         self.sock = sock
 
 
-def _answer(connection: _UnixConnection, path: str) -> Item:
+def _answer(connection: UnixConnection, path: str) -> Item:
     status, body = _exchanged(connection, path)
     source = f"Docker's answer to GET {path}"
     if status == _NOT_FOUND:
@@ -143,7 +143,7 @@ def _answer(connection: _UnixConnection, path: str) -> Item:
     return content
 
 
-def _exchanged(connection: _UnixConnection, path: str) -> tuple[int, bytes]:
+def _exchanged(connection: UnixConnection, path: str) -> tuple[int, bytes]:
     try:
         connection.request("GET", path)
         response = connection.getresponse()

@@ -118,12 +118,13 @@ def _placed(
 ) -> dict[str, list[_Binding]]:
     """The bindings by the ID of the network that serves them: the one of their default route.
 
-    Docker takes the highest priority (API 1.48), then a network that routes both families, then the
-    first by name; a family without a gateway of its own is served where the other one is.
+    A network with gateways of both families comes first, whatever its priority (API 1.48) is;
+    among equals the higher priority decides, then the name. A family that has no gateway is served
+    where the other one is. (Seen with Docker 28.5.2.)
     """
     candidates = sorted(
         (a for a in attachments if a.gateways),
-        key=lambda a: (-a.priority, -len(a.gateways), a.network_name),
+        key=lambda a: (-len(a.gateways), -a.priority, a.network_name),
     )
     placed: dict[str, list[_Binding]] = {}
     for binding in bindings:

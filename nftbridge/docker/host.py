@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from nftbridge.docker.containers import InspectedContainer
 from nftbridge.docker.item import Item
 from nftbridge.docker.networks import BUILT_IN, ID_SHOWN, InspectedNetwork
 from nftbridge.errors import Problem
-from nftbridge.model import Container, Host, Network, host_findings
-from nftbridge.model.checks import quoted
+from nftbridge.model import Container, Finding, Host, Network, host_findings
+from nftbridge.model.checks import Path, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +40,24 @@ class Import:
     remarks: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a network is left out, and what to do about it, if anything."""
-
-    reason: str
-    hint: str = ""
-
-
 def host_of(inspected: Inspected, options: DaemonOptions) -> Import:
     """The host that these make up, networks and containers by name.
 
-    A network that the model refuses is left out with a remark. Raises `InputError` if the others
-    are not consistent together.
+    What the model cannot hold, or refuses, is left out with a remark.
     """
     inspected = _in_order(inspected)
-    remarks = [*_about_options(options), *_about_engine(inspected.info)]
-    networks: list[Network] = []
-    names = Counter(network.name for network in inspected.networks)
     inside = _containers(inspected)
-    for found in inspected.networks:
-        members = inside[found.identity]
-        network = _whole(found, members, unique=names[found.name] == 1)
-        if isinstance(network, Network):
-            networks.append(network)
-            remarks += found.remarks
-        elif members or found.driver not in BUILT_IN:
-            remarks.append(_left_out(found, members, network))
-    remarks += (remark for container in inspected.containers for remark in container.remarks)
-    remarks += _about_endpoints(inspected)
-    return Import(_host(networks, options), tuple(remarks))
+    networks = tuple(_whole(inspected.networks, inside))
+    networks, refused = _consistent(networks)
+    remarks = (
+        *_about_options(options),
+        *_about_engine(inspected.info),
+        *_about_networks(inspected.networks, inside),
+        *(remark for container in inspected.containers for remark in container.remarks),
+        *_about_endpoints(inspected),
+        *refused,
+    )
+    return Import(_host(networks, options), remarks)
 
 
 def _in_order(inspected: Inspected) -> Inspected:
@@ -109,30 +98,87 @@ def _strangers(inspected: Inspected) -> Iterator[tuple[InspectedNetwork, Contain
 
 
 def _whole(
-    found: InspectedNetwork, containers: Sequence[Container], *, unique: bool
-) -> Network | Refusal:
-    """The network with its containers, or why the model cannot hold it.
+    found: Sequence[InspectedNetwork], inside: Mapping[str, Sequence[Container]]
+) -> Iterator[Network]:
+    """The bridges with their containers; an ID tells networks of the same name apart."""
+    names = Counter(network.name for network in found)
+    for one in found:
+        if one.network is not None:
+            unique = names[one.name] == 1
+            name = one.name if unique else f"{one.name}-{one.identity[:ID_SHOWN]}"
+            yield replace(one.network, name=name, containers=tuple(inside[one.identity]))
 
-    Its ID tells it from others of the same name.
+
+# --- what the model refuses ----------------------------------------------------------------------
+
+
+def _consistent(networks: tuple[Network, ...]) -> tuple[tuple[Network, ...], list[Problem]]:
+    """The networks without what violates a rule of the model, and remarks about that.
+
+    Of a publication only itself goes, such as one that binds an address twice; else its network.
     """
-    if found.network is None:
-        return Refusal(found.left_out)
-    name = found.name if unique else f"{found.name}-{found.identity[:ID_SHOWN]}"
-    network = replace(found.network, name=name, containers=tuple(containers))
-    finding = next(host_findings([network]), None)
-    return network if finding is None else Refusal(finding.message, finding.hint)
+    remarks: list[Problem] = []
+    while findings := list(host_findings(networks)):
+        ports = [finding for finding in findings if "publish" in finding.path]
+        culprits = ports or findings[:1]
+        remarks += (_refused(finding, networks) for finding in culprits)
+        places = {finding.path for finding in culprits}
+        networks = tuple(
+            _without(network, index, places)
+            for index, network in enumerate(networks)
+            if ports or index != culprits[0].path[1]
+        )
+    return networks, remarks
+
+
+def _without(network: Network, index: int, places: set[Path]) -> Network:
+    """A network without the publications at these places."""
+    if not any(place[1] == index for place in places):
+        return network
+    containers = (
+        replace(
+            container,
+            publish=tuple(
+                publication
+                for k, publication in enumerate(container.publish)
+                if ("network", index, "container", j, "publish", k) not in places
+            ),
+        )
+        for j, container in enumerate(network.containers)
+    )
+    return replace(network, containers=tuple(containers))
+
+
+def _refused(finding: Finding, networks: Sequence[Network]) -> Problem:
+    def name(path: Path) -> str:
+        return f"network {quoted(networks[cast('int', path[1])].name)}"
+
+    message = f"is left out: {finding.told(name)}"
+    match finding.path:
+        case ("network", int(i), "container", int(j), "publish", int(k)):
+            container = networks[i].containers[j]
+            where = f"container {quoted(container.name)} of {name(finding.path)}"
+            return Problem(where, f"{container.publish[k]} {message}", finding.hint)
+        case _:
+            return Problem(name(finding.path), message, finding.hint)
 
 
 # --- remarks -------------------------------------------------------------------------------------
 
 
-def _left_out(
-    found: InspectedNetwork, containers: Sequence[Container], refusal: Refusal
-) -> Problem:
-    names = ", ".join(quoted(container.name) for container in containers)
-    whose = f"; containers: {names}" if names else ""
-    message = f"is left out: {refusal.reason}{whose}"
-    return Problem(f"network {quoted(found.name)}", message, refusal.hint)
+def _about_networks(
+    found: Sequence[InspectedNetwork], inside: Mapping[str, Sequence[Container]]
+) -> Iterator[Problem]:
+    """Those of every Engine that are no bridges matter where they are used."""
+    for network in found:
+        containers = inside[network.identity]
+        yield from network.remarks
+        if network.network is None and (containers or network.driver not in BUILT_IN):
+            names = ", ".join(quoted(container.name) for container in containers)
+            message = f"is left out: {network.left_out}"
+            if names:
+                message += f"; containers: {names}"
+            yield Problem(f"network {quoted(network.name)}", message)
 
 
 def _about_options(options: DaemonOptions) -> Iterator[Problem]:
