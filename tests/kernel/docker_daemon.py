@@ -45,8 +45,8 @@ _IPTABLES = ("iptables", "ip6tables", "iptables-save", "ip6tables-save")
 _IMPORT = "/images/create?fromSrc=-&repo=busybox&tag=1"
 _FIRST_REFUSAL = 300
 _SERVER = "/busybox httpd -p 80 -h /www; exec /busybox sleep 1000000"
-_PATIENCE = 30.0
-_SILENCE = 2.0
+_PATIENCE = 120.0
+_SILENCE = 1.0
 """Seconds without an answer that count as none."""
 
 # pivot_root, not chroot: importing an image remounts /. The tree itself stays as it is.
@@ -236,6 +236,7 @@ def _call(
     path: Path, method: str, what: str, body: bytes = b"", kind: str = "application/json"
 ) -> bytes:
     with closing(UnixConnection(str(path))) as connection:
+        connection.timeout = _PATIENCE  # a start takes long while others use the machine
         connection.request(method, what, body, {"Content-Type": kind})
         response = connection.getresponse()
         content = response.read()

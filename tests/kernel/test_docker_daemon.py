@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from nftbridge.compat import text
 from nftbridge.docker.api import ask
 from nftbridge.docker.host import DaemonOptions, Import, host_of
+from nftbridge.effects import bridges_filtered
 from nftbridge.engine import settled
 from nftbridge.model import Family, Host
 from tests.golden.docker import lines_by_chain
 from tests.kernel.debian import NotAvailable
-from tests.kernel.docker_daemon import HOST, Daemon, daemon
+from tests.kernel.docker_daemon import HOST, OUTSIDE, Daemon, daemon, http, udp, udp_server
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -146,3 +151,106 @@ def test_what_is_left_out_is_named(newest: tuple[Daemon, Import]) -> None:
     for network, container in (("vlan", "on-vlan"), ("host", "on-host"), ("none", "on-none")):
         assert told[f"network '{network}'"].endswith(f"containers: '{container}'")
     assert "namespace of container" in told["container 'lodger'"]
+
+
+# --- the oldest, without a firewall of its own: real requests under ours --------------------------
+
+WITHOUT_RULES = ("--iptables=false", "--userland-proxy=false")
+SAYING_SO = ("--no-userland-proxy", "--no-allow-direct-routing")
+
+
+@pytest.fixture(scope="module")
+def oldest() -> Generator[Daemon]:
+    """Docker 20.10 that leaves the firewall, and the ports, to us."""
+    with ExitStack() as stack:
+        engine = started(stack, "20.10", *WITHOUT_RULES)
+        engine.network("front", "172.20.0.0/16", "fd00:20::/64")
+        engine.network("other", "172.21.0.0/16", "fd00:21::/64")
+        engine.network("noicc", "172.22.0.0/16", options={"bridge.enable_icc": "false"})
+        engine.network("inner", "172.23.0.0/16", internal=True)
+        published = {"80/tcp": ["8080", "127.0.0.1:8081", ""], "81/udp": ["8082"]}
+        engine.run("web", "front", published)
+        engine.run("neighbour", "front")
+        engine.run("stranger", "other", {"80/tcp": ["8090"]})
+        for name in ("shy", "timid"):
+            engine.run(name, "noicc")
+        engine.run("hermit", "inner")
+        yield engine
+
+
+def run(*arguments: str, given: str = "", status: int = 0) -> str:
+    """What the command prints on standard output."""
+    command = [sys.executable, "-m", "nftbridge", *arguments]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+def host_file(engine: Daemon) -> str:
+    socket = str(engine.socket)
+    return run("import", "docker", "--docker", socket, "--format", "json", *SAYING_SO)
+
+
+def target(engine: Daemon, state: Path) -> tuple[str, ...]:
+    return ("--netns", engine.netns, "--state-dir", str(state))
+
+
+Ask = Callable[[str, str, int], str | None]
+
+
+def gets(answer: str, ask: Ask, netns: str, address: str, port: int) -> bool:
+    """Whether the answer comes, now or in a few seconds: addresses and neighbours take a moment."""
+    end = time.monotonic() + 10
+    while (found := ask(netns, address, port)) != answer and time.monotonic() < end:
+        time.sleep(0.1)
+    return found == answer
+
+
+def ephemeral(host: Host) -> int:
+    """The port that Docker chose for web's port 80."""
+    (web,) = (c for n in host.networks for c in n.containers if c.name == "web")
+    (chosen,) = (p.host_port for p in web.publish if p.host_port and p.host_port > 9000)
+    return chosen
+
+
+def test_requests_fare_as_docker_means_them_to(oldest: Daemon, tmp_path: Path) -> None:
+    web, stranger = oldest.namespace("web"), oldest.namespace("stranger")
+    outside, here = oldest.outside, oldest.netns
+    host = imported(oldest, DaemonOptions(False, False)).host  # noqa: FBT003
+    inside = {c.name: str(c.ipv4) for n in host.networks for c in n.containers}
+    assert http(outside, HOST[V4], 8080) is None, "somebody else serves it"
+
+    run("apply", "-", *target(oldest, tmp_path), given=host_file(oldest))
+
+    with udp_server(web, 81, "web"), udp_server(outside, 5000, "outside"):
+        for family in Family:
+            assert gets("web", http, outside, HOST[family], 8080)
+            assert gets(f"web {OUTSIDE[family]}", udp, outside, HOST[family], 8082)
+            assert gets(f"outside {HOST[family]}", udp, web, OUTSIDE[family], 5000), "masquerading"
+        assert udp(oldest.namespace("hermit"), OUTSIDE[V4], 5000) is None
+    assert gets("web", http, outside, HOST[V4], ephemeral(host))
+    assert gets("web", http, here, "127.0.0.1", 8081)
+    assert gets("web", http, web, HOST[V4], 8080), "from itself, there and back"
+    assert gets("web", http, oldest.namespace("neighbour"), inside["web"], 80)
+    assert http(stranger, HOST[V4], 8080) is None, "without a proxy networks are apart here, too"
+    assert http(outside, HOST[V4], 8081) is None, "published on loopback only"
+    for name in ("web", "neighbour", "stranger", "shy", "hermit"):
+        assert http(outside, inside[name], 80) is None, f"{name}, addressed directly"
+    assert http(stranger, inside["web"], 80) is None, "networks are apart"
+    assert http(oldest.namespace("hermit"), inside["web"], 80) is None
+    if V4 in bridges_filtered(here):
+        assert http(oldest.namespace("shy"), inside["timid"], 80) is None, "icc = false"
+    assert "nothing to change" in run(
+        "plan", "-", *target(oldest, tmp_path), given=host_file(oldest)
+    )
+
+
+def test_a_container_that_is_gone_answers_no_more(oldest: Daemon, tmp_path: Path) -> None:
+    """Docker gives its address to the next one."""
+    run("apply", "-", *target(oldest, tmp_path), given=host_file(oldest))
+    assert gets("stranger", http, oldest.outside, HOST[V4], 8090)
+    oldest.remove("stranger")
+    oldest.run("successor", "other", {"80/tcp": ["8091"]})
+    run("apply", "-", *target(oldest, tmp_path), given=host_file(oldest))
+    assert gets("successor", http, oldest.outside, HOST[V4], 8091)
+    assert http(oldest.outside, HOST[V4], 8090) is None
