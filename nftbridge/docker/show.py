@@ -67,6 +67,6 @@ def _publication(publication: Publication) -> str | dict[str, Any]:
     first, count = publication.container_port, publication.count
     return {
         "host_address": str(publication.host_address),
-        "container_port": written(range(first, first + count)),
+        "container_port": first if count == 1 else written(range(first, first + count)),
         "protocol": publication.protocol.value,
     }
