@@ -194,6 +194,12 @@ def _about_options(options: DaemonOptions) -> Iterator[Problem]:
 
 
 def _about_engine(info: Item) -> Iterator[Problem]:
+    """From API 1.49 on it tells which firewall it programs; with iptables off, none."""
+    driver = info["FirewallBackend"]["Driver"].text()
+    if driver:
+        message = f"is on ({driver}): its rules and these would be in force together"
+        hint = 'start Docker with "iptables": false in its daemon.json to have these alone'
+        yield Problem("Docker's own firewall", message, hint)
     if info["Swarm"]["LocalNodeState"].text("inactive") != "inactive":
         message = "is in use: ports of services and traffic between nodes are left out"
         yield Problem("swarm", message, "leave Docker's own firewall on")

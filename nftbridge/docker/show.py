@@ -6,10 +6,9 @@ import json
 from ipaddress import IPv4Network
 from typing import Any
 
-import tomli_w
-
 from nftbridge import config
 from nftbridge.docker.host import Import
+from nftbridge.errors import UnavailableError
 from nftbridge.model import Container, Host, Network, Publication
 from nftbridge.notation import written
 
@@ -20,7 +19,15 @@ def as_json(found: Import) -> str:
 
 
 def as_toml(found: Import, source: str) -> str:
-    """The host file, a network's defaults left out; comments name `source` and the remarks."""
+    """The host file, a network's defaults left out; comments name `source` and the remarks.
+
+    Raises `UnavailableError` where the library that writes TOML is missing.
+    """
+    try:
+        import tomli_w  # noqa: PLC0415 - JSON can do without
+    except ImportError:
+        hint = "pip install tomli-w, or --format json"
+        raise UnavailableError("the Python library tomli-w is missing", hint=hint) from None
     remarks = (f"{remark.where}: {remark.message}" for remark in found.remarks)
     lines = (f"Made by `nftbridge import docker` from {source}.", *remarks)
     return f"{''.join(map(_comment, lines))}\n{tomli_w.dumps(_data(found.host)).rstrip()}\n"

@@ -74,6 +74,7 @@ def test_the_host_file_says_the_same(folder: Path, suffix: str, tmp_path: Path) 
 def test_what_has_no_place_is_named() -> None:
     remarks = imported(OURS).remarks
     assert [remark.where for remark in remarks] == [
+        "Docker's own firewall",
         "network 'host'",
         "network 'vlan'",
         "container 'lodger'",

@@ -9,7 +9,7 @@ import pytest
 
 from nftbridge.docker.host import DaemonOptions
 from nftbridge.errors import InputError
-from nftbridge.model import Container, GatewayMode, Network
+from nftbridge.model import Container, GatewayMode, Host, Network
 from tests.unit.docker_inspect import (
     BRIDGE,
     bound,
@@ -258,6 +258,7 @@ def test_what_the_api_does_not_tell_is_said(option: str) -> None:
     unknown = imported([], [], options=DaemonOptions())
     (remark,) = (r for r in unknown.remarks if r.where == f"host.{option}")
     assert f"--no-{option.replace('_', '-')}" in remark.hint
+    assert getattr(unknown.host, option) == getattr(Host(), option)
 
 
 def test_what_the_user_tells_is_taken() -> None:
@@ -270,6 +271,7 @@ def test_what_the_user_tells_is_taken() -> None:
 @pytest.mark.parametrize(
     ("info", "where"),
     [
+        ({"FirewallBackend": {"Driver": "nftables"}}, "Docker's own firewall"),
         ({"Swarm": {"LocalNodeState": "active"}}, "swarm"),
         ({"SecurityOptions": ["name=seccomp", "name=rootless"]}, "rootless mode"),
     ],

@@ -329,12 +329,23 @@ def test_a_broken_file_is_named_with_the_place(
 def test_a_name_cannot_leave_its_comment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evil = network("x\nversion = 2", Driver="overlay")
-    (tmp_path / "networks.json").write_text(json.dumps([evil]))
-    (tmp_path / "containers.json").write_text("[]")
-    assert main(["import", "docker", "--from", str(tmp_path)]) == 0
+    folder = tmp_path / "x\nversion = 2"
+    folder.mkdir()
+    evil = network("y\nversion = 3", Driver="overlay")
+    (folder / "networks.json").write_text(json.dumps([evil]))
+    (folder / "containers.json").write_text("[]")
+    assert main(["import", "docker", "--from", str(folder)]) == 0
     (tmp_path / "host.toml").write_text(capsys.readouterr().out)
     assert config.load(str(tmp_path / "host.toml")).host.networks == ()
+
+
+def test_without_its_library_there_is_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tomli_w", None)
+    assert main(["import", "docker", "--from", CAPTURE]) == 5
+    assert "--format json" in capsys.readouterr().err
+    assert main(["import", "docker", "--from", CAPTURE, "--format", "json"]) == 0
 
 
 def test_only_the_import_pays_for_writing_toml() -> None:
