@@ -145,6 +145,8 @@ def _parser() -> _Parser:
     verb("probe", "try what this kernel offers, in a namespace thrown away afterwards")
     _add_flow(verb("doctor", "say what else on this host kills or leaks traffic", _target()))
     verb("demo", "show it in throw-away network namespaces; the host is not touched")
+    summary = "make a host file of what a container engine says"
+    _add_import(verbs.add_parser("import", help=summary, description=summary))
     return parser
 
 
@@ -184,6 +186,39 @@ def _add_flow(parser: _Parser) -> None:
         ("--out", "out", "IF", "the way out, where the routes do not say it"),
     ):
         parser.add_argument(option, dest=dest, metavar=metavar, help=meaning)
+
+
+def _add_import(parser: _Parser) -> None:
+    engines = parser.add_subparsers(dest="engine", required=True, metavar="ENGINE")
+    summary = "from Docker: a running Engine, or what it said before"
+    docker = engines.add_parser("docker", help=summary, description=summary, parents=[_common()])
+    docker.add_argument(
+        "--docker",
+        metavar="SOCKET",
+        help="Docker's unix socket (default: $DOCKER_HOST, or /var/run/docker.sock)",
+    )
+    docker.add_argument("--networks", metavar="FILE", help="what docker network inspect printed")
+    docker.add_argument(
+        "--containers", metavar="FILE", help="what docker container inspect printed"
+    )
+    docker.add_argument(
+        "--from",
+        dest="folder",
+        metavar="FOLDER",
+        help="both of them, as networks.json and containers.json; info.json if there is one",
+    )
+    for option in ("userland-proxy", "allow-direct-routing"):
+        docker.add_argument(
+            f"--{option}",
+            action=argparse.BooleanOptionalAction,
+            help="what the daemon was started with, which its API does not tell",
+        )
+    docker.add_argument(
+        "--format",
+        choices=("toml", "json"),
+        default="toml",
+        help="of the host file (default: %(default)s; --json means json)",
+    )
 
 
 def _add_format(parser: _Parser) -> None:

@@ -214,20 +214,26 @@ def demo(options: Namespace) -> int:
     return 0 if shown.as_expected else DISAGREEMENT
 
 
+def import_(options: Namespace) -> int:
+    """Make a host file of what a container engine says."""
+    from nftbridge.docker import show
+    from nftbridge.docker.host import DaemonOptions, host_of
+    from nftbridge.docker.source import Named, gathered
+
+    named = Named(options.docker, options.folder, options.networks, options.containers)
+    inspected, source = gathered(named, os.environ)
+    found = host_of(inspected, DaemonOptions(options.userland_proxy, options.allow_direct_routing))
+    _warn(found.remarks)
+    as_json = options.json or options.format == "json"
+    print(show.as_json(found) if as_json else show.as_toml(found, source), end="")
+    return 0
+
+
 HANDLERS: dict[str, Callable[[Namespace], int]] = {
-    handler.__name__: handler
+    handler.__name__.removesuffix("_"): handler
     for handler in (
-        check,
-        render,
-        plan,
-        apply,
-        verify,
-        status,
-        explain,
-        remove,
-        probe,
-        doctor,
-        demo,
+        *(check, render, plan, apply, verify, status, explain, remove, probe, doctor, demo),
+        import_,
     )
 }
 """By the command's name."""

@@ -129,6 +129,15 @@ def host_to_data(host: Host) -> dict[str, object]:
     return {"version": VERSION, "host": options, "network": networks}
 
 
+def read_json(path: str) -> object:
+    """The content of a JSON file of somebody else's. Raises `InputError`."""
+    sheet = Sheet(_printable(path))
+    content = _File(sheet, _json, _content(lambda: _read_file(path))).data()
+    if sheet.notes:
+        raise InputError(tuple(_problems([sheet])))
+    return content
+
+
 def network_to_data(network: Network) -> dict[str, object]:
     """One network of `host_to_data`."""
     return {

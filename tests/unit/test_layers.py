@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("choice", "standing"),
     ("engine",),
     ("session",),
-    ("report", "lab"),
+    ("report", "lab", "docker"),
     ("explain",),
     ("doctor",),
     ("demo",),
@@ -39,6 +39,8 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # Each door to the outside has one place, given as the import names that may go through it.
 DOORS: dict[str, tuple[str, ...]] = {
     "nftables": ("nftbridge.nft.kernel",),
+    "tomli_w": ("nftbridge.docker.show",),
+    "http": ("nftbridge.docker.api",),
     "pyroute2": ("nftbridge.lab", "nftbridge.netns"),
     "jeepney": ("nftbridge.firewalld.bus",),
     "compat": (),  # the folder's name in the checkout; installed it is nftbridge.compat

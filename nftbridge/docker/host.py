@@ -1,0 +1,228 @@
+"""All networks and containers of an Engine as one host, and what the host leaves out of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from nftbridge.docker.containers import InspectedContainer
+from nftbridge.docker.item import Item
+from nftbridge.docker.networks import BUILT_IN, ID_SHOWN, InspectedNetwork
+from nftbridge.errors import Problem
+from nftbridge.model import Container, Finding, Host, Network, host_findings
+from nftbridge.model.checks import Path, quoted
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What Docker told, whoever asked: each container and network, and ``GET /info`` or null."""
+
+    networks: tuple[InspectedNetwork, ...]
+    containers: tuple[InspectedContainer, ...]
+    info: Item
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions:
+    """Options of the daemon that its API does not tell; None where the user does not say either."""
+
+    userland_proxy: bool | None = None
+    allow_direct_routing: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """A host, and `remarks`: what it leaves out, and what had to be assumed."""
+
+    host: Host
+    remarks: tuple[Problem, ...]
+
+
+def host_of(inspected: Inspected, options: DaemonOptions) -> Import:
+    """The host that these make up, networks and containers by name.
+
+    What the model cannot hold, or refuses, is left out with a remark.
+    """
+    inspected = _in_order(inspected)
+    inside = _containers(inspected)
+    networks = tuple(_whole(inspected.networks, inside))
+    networks, refused = _consistent(networks)
+    remarks = (
+        *_about_options(options),
+        *_about_engine(inspected.info),
+        *_about_networks(inspected.networks, inside),
+        *(remark for container in inspected.containers for remark in container.remarks),
+        *_about_endpoints(inspected),
+        *refused,
+    )
+    return Import(_host(networks, options), remarks)
+
+
+def _in_order(inspected: Inspected) -> Inspected:
+    """The same in an order that does not depend on when things were made."""
+    networks = sorted(inspected.networks, key=lambda n: (n.name, n.identity))
+    containers = sorted(inspected.containers, key=lambda c: (c.name, c.identity))
+    return replace(inspected, networks=tuple(networks), containers=tuple(containers))
+
+
+def _host(networks: Sequence[Network], options: DaemonOptions) -> Host:
+    """Docker looks for WSL2's mirrored mode by itself, as "auto" does."""
+    return Host(
+        tuple(networks),
+        userland_proxy=options.userland_proxy is not False,
+        allow_direct_routing=options.allow_direct_routing is True,
+        wsl2_mirrored=None,
+    )
+
+
+def _containers(inspected: Inspected) -> dict[str, list[Container]]:
+    """The containers of each network, by its ID: as they tell it, or else as the network does."""
+    inside: dict[str, list[Container]] = {network.identity: [] for network in inspected.networks}
+    for container in inspected.containers:
+        for endpoint in container.endpoints:
+            inside.setdefault(endpoint.network, []).append(endpoint.container)
+    for network, member in _strangers(inspected):
+        inside[network.identity].append(member)
+    return {identity: sorted(found, key=lambda c: c.name) for identity, found in inside.items()}
+
+
+def _strangers(inspected: Inspected) -> Iterator[tuple[InspectedNetwork, Container]]:
+    """End points that only their network tells of, such as those of swarm's gateways."""
+    known = {container.identity for container in inspected.containers}
+    for network in inspected.networks:
+        for identity, member in network.members.items():
+            if identity not in known:
+                yield network, member
+
+
+def _whole(
+    found: Sequence[InspectedNetwork], inside: Mapping[str, Sequence[Container]]
+) -> Iterator[Network]:
+    """The bridges with their containers; an ID tells networks of the same name apart."""
+    names = Counter(network.name for network in found)
+    for one in found:
+        if one.network is not None:
+            unique = names[one.name] == 1
+            name = one.name if unique else f"{one.name}-{one.identity[:ID_SHOWN]}"
+            yield replace(one.network, name=name, containers=tuple(inside[one.identity]))
+
+
+# --- what the model refuses ----------------------------------------------------------------------
+
+
+def _consistent(networks: tuple[Network, ...]) -> tuple[tuple[Network, ...], list[Problem]]:
+    """The networks without what violates a rule of the model, and remarks about that.
+
+    Of a publication only itself goes, such as one that binds an address twice; else its network.
+    """
+    remarks: list[Problem] = []
+    while findings := list(host_findings(networks)):
+        ports = [finding for finding in findings if "publish" in finding.path]
+        culprits = ports or findings[:1]
+        remarks += (_refused(finding, networks) for finding in culprits)
+        places = {finding.path for finding in culprits}
+        networks = tuple(
+            _without(network, index, places)
+            for index, network in enumerate(networks)
+            if ports or index != culprits[0].path[1]
+        )
+    return networks, remarks
+
+
+def _without(network: Network, index: int, places: set[Path]) -> Network:
+    """A network without the publications at these places."""
+    if not any(place[1] == index for place in places):
+        return network
+    containers = (
+        replace(
+            container,
+            publish=tuple(
+                publication
+                for k, publication in enumerate(container.publish)
+                if ("network", index, "container", j, "publish", k) not in places
+            ),
+        )
+        for j, container in enumerate(network.containers)
+    )
+    return replace(network, containers=tuple(containers))
+
+
+def _refused(finding: Finding, networks: Sequence[Network]) -> Problem:
+    def name(path: Path) -> str:
+        return f"network {quoted(networks[cast('int', path[1])].name)}"
+
+    message = f"is left out: {finding.told(name)}"
+    match finding.path:
+        case ("network", int(i), "container", int(j), "publish", int(k)):
+            container = networks[i].containers[j]
+            where = f"container {quoted(container.name)} of {name(finding.path)}"
+            return Problem(where, f"{container.publish[k]} {message}", finding.hint)
+        case _:
+            return Problem(name(finding.path), message, finding.hint)
+
+
+# --- remarks -------------------------------------------------------------------------------------
+
+
+def _about_networks(
+    found: Sequence[InspectedNetwork], inside: Mapping[str, Sequence[Container]]
+) -> Iterator[Problem]:
+    """Those of every Engine that are no bridges matter where they are used."""
+    for network in found:
+        containers = inside[network.identity]
+        yield from network.remarks
+        if network.network is None and (containers or network.driver not in BUILT_IN):
+            names = ", ".join(quoted(container.name) for container in containers)
+            message = f"is left out: {network.left_out}"
+            if names:
+                message += f"; containers: {names}"
+            yield Problem(f"network {quoted(network.name)}", message)
+
+
+def _about_options(options: DaemonOptions) -> Iterator[Problem]:
+    for name, value, assumed in (
+        ("userland_proxy", options.userland_proxy, "true"),
+        ("allow_direct_routing", options.allow_direct_routing, "false"),
+    ):
+        if value is None:
+            option = name.replace("_", "-")
+            message = f"{assumed} is assumed, since Docker's API does not tell"
+            hint = f"say --{option} or --no-{option}, as the daemon was started"
+            yield Problem(f"host.{name}", message, hint)
+
+
+def _about_engine(info: Item) -> Iterator[Problem]:
+    """From API 1.49 on it tells which firewall it programs; with iptables off, none."""
+    driver = info["FirewallBackend"]["Driver"].text()
+    if driver:
+        message = f"is on ({driver}): its rules and these would be in force together"
+        hint = 'start Docker with "iptables": false in its daemon.json to have these alone'
+        yield Problem("Docker's own firewall", message, hint)
+    if info["Swarm"]["LocalNodeState"].text("inactive") != "inactive":
+        message = "is in use: ports of services and traffic between nodes are left out"
+        yield Problem("swarm", message, "leave Docker's own firewall on")
+    if any("rootless" in option.text() for option in info["SecurityOptions"].elements()):
+        message = "the networks are in a network namespace of Docker's own, not in the host's"
+        yield Problem("rootless mode", message, "name that one with --netns when you apply")
+
+
+def _about_endpoints(inspected: Inspected) -> Iterator[Problem]:
+    """What is known of an end point's container, but not of its network, or the reverse."""
+    networks = {network.identity: network for network in inspected.networks}
+    for container in inspected.containers:
+        place = f"container {quoted(container.name)}"
+        for endpoint in container.endpoints:
+            network = networks.get(endpoint.network)
+            if network is None:
+                message = f"is left out of network {quoted(endpoint.network_name)}"
+                hint = "docker network inspect tells of it"
+                yield Problem(place, f"{message}, which was not inspected", hint)
+            elif container.links and network.links:
+                message = "its --link is left out: Docker opens ports to it in spite of icc = false"
+                yield Problem(place, message, "a rule in DOCKER-USER can do the same")
+    for network, member in _strangers(inspected):
+        message = f"was not inspected, only its network {quoted(network.name)}: no port is open"
+        place = f"container {quoted(member.name)}"
+        yield Problem(place, message, "docker container inspect tells what it publishes")
