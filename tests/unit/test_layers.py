@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan",),
     ("backend",),
     ("nft", "compat"),
-    ("state", "probe"),
+    ("state", "probe", "translate"),
     ("choice",),
     ("engine",),
     ("report", "lab"),
