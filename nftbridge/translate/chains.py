@@ -136,7 +136,7 @@ def _translated(
         problems.append(RefusedError("-m limit", "nft needs two rules, each with its own limit"))
     if problems:
         understood = ways[0] if len(ways) == 1 else ()
-        decides = line.jump not in _GOES_ON
+        decides = line.jump in chains or line.jump not in _GOES_ON
         return replace(place.refused(problems[0]), understood=understood, decides=decides)
     comment, end = _comment(line), (Statement({"counter": None}, ""), *target)
     return tuple(TranslatedRule(place.number, place.text, (*w, *end), comment) for w in ways)

@@ -96,8 +96,8 @@ class Context:
     def of(cls, line: Line, family: Family) -> Context:
         """That of a line."""
         own = (o for part in line.matches if not part.name for o in part.options)
-        named = (o.value for o in own if o.name == "-p" and not o.negated)
-        name = next(named, "")
+        named = (o.values for o in own if o.name == "-p" and not o.negated)
+        name = "".join(next(named, ()))
         return cls(family, _BY_NUMBER.get(name, name))
 
     @property
@@ -384,8 +384,8 @@ def _limit(part: Part, _: Context) -> Alternatives:
 
 def _comment(part: Part, _: Context) -> Alternatives:
     """It becomes the rule's comment and matches every packet."""
-    if any(o.name != "--comment" or o.negated for o in part.options):
-        raise RefusedError(str(part), "takes --comment")
+    if any(o.name != "--comment" or o.negated or len(o.values) != 1 for o in part.options):
+        raise RefusedError(str(part), "takes --comment with a text")
     return ((),)
 
 

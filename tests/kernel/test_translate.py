@@ -1,15 +1,18 @@
 """The user's iptables rules and their translation: the same rules, to nft and to real packets.
 
-`LINES` are matches as iptables-save lists them. Every one is held against what iptables-translate
-makes of it, and put into one namespace in both languages, where both must count the same packets.
+The lines are held against what iptables-translate makes of them, as nft lists both; and put into
+one namespace in both languages, where each line must count the same packets.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -207,6 +210,75 @@ def run(script: str, netns: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+# What iptables-translate says ------------------------------------------------------------------
+
+OTHERWISE = {  # what it says wrongly (1.8.9: DNAT among states), not at all, or in another way
+    *SPLIT,
+    *NEGATED_CODE.values(),
+    "-p tcp -m multiport ! --ports 80,443",
+    "-m conntrack ! --ctstate NEW,INVALID",
+    "-m conntrack --ctstate SNAT,DNAT",
+    "-p tcp -m multiport --dports 80:90,85:443,443,80",
+    "-j REJECT --reject-with icmp-port-unreachable",  # `reject`, which is for both families here
+    "-j REJECT --reject-with icmp6-port-unreachable",
+}
+
+
+@pytest.mark.parametrize("family", Family)
+def test_like_iptables_translate(family: Family) -> None:
+    program = f"{PROGRAM[family]}-translate"
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is missing")
+    lines = [line for line in (*LINES[family], *TARGETS[family]) if line not in OTHERWISE]
+    lines = [line for line in lines if "--comment" not in line]  # it does not escape them
+    asked = "\n".join(f"{program} -A {U} {line}" for line in lines)
+    theirs = [shlex.split(said)[1] for said in run(asked, "").splitlines()]
+    ours = translated(family, lines)
+    document = [*table("ours"), *({"add": r.json("ours", U)} for r in ours.rules[U])]
+    document += table("theirs")
+    script = f"nft -j -f - <<'END'\n{json.dumps({'nftables': document})}\nEND\n"
+    header = "ip6" if family is Family.IPV6 else "ip"
+    for number, said in enumerate(theirs):
+        rule = said.replace(f"{header} filter {U}", f"inet theirs {U}", 1)
+        # some of them are for a newer nft than the one that is installed
+        words = shlex.quote(f'{rule} comment "{number}"')
+        script += f"nft {words} 2>&1 || true\n"
+    listed = json.loads(run(f"{script}nft -j list ruleset", "").splitlines()[-1])["nftables"]
+    rules = [item["rule"] for item in listed if "rule" in item]
+    found = [normalised(rule) for rule in rules if rule["table"] == "ours"]
+    expected = {int(r["comment"]): normalised(r) for r in rules if r["table"] == "theirs"}
+    assert len(found) == len(lines)
+    assert len(expected) > len(lines) * 0.9
+    wrong = {lines[n]: (found[n], said) for n, said in expected.items() if found[n] != said}
+    assert not wrong
+
+
+def table(name: str) -> list[Json]:
+    where = {"family": "inet", "table": name}
+    chains = [{"add": {"chain": where | {"name": chain}}} for chain in (U, "mine")]
+    return [{"add": {"table": {"family": "inet", "name": name}}}, *chains]
+
+
+def normalised(rule: Json) -> list[Any]:
+    """A listed rule in some order, without the family, and the protocol where a port implies it."""
+    statements = (_plain(s) for s in rule["expr"] if "counter" not in s)
+    said = sorted((s for s in statements if s is not None), key=str)
+    ported = any(word in str(said) for word in ("sport", "dport", "flags"))
+    return [s for s in said if not (ported and "l4proto" in str(s))]
+
+
+def _plain(statement: Json) -> Any:
+    test = statement.get("match")
+    if test is None:
+        return statement
+    left, operator = test["left"], test["op"]
+    if left == {"meta": {"key": "nfproto"}}:
+        return None
+    if left == {"payload": {"protocol": "ip", "field": "protocol"}}:
+        left = {"meta": {"key": "l4proto"}}
+    return [left, "!=" if operator == "!" else operator, test["right"]]
 
 
 # Real packets ---------------------------------------------------------------------------------
