@@ -13,9 +13,10 @@ from nftbridge.model import Family
 from nftbridge.nft.syntax import Json
 from nftbridge.policy.rules import CHAINS, DOCKER_USER
 from nftbridge.translate.line import Line, Part, RefusedError, parse
-from nftbridge.translate.matches import Context, comment_of, translate_match
+from nftbridge.translate.matches import comment_of, translate_match
 from nftbridge.translate.nodes import match, meta
 from nftbridge.translate.targets import translate_target
+from nftbridge.translate.values import Context
 
 Lines: TypeAlias = Mapping[str, Sequence[str]]
 """The chains of one table in one family, each with its lines, as text behind ``-A CHAIN``."""

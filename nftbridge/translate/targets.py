@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from nftbridge.model import Family
 from nftbridge.nft.syntax import Json
 from nftbridge.translate.line import Option, Part, RefusedError
-from nftbridge.translate.matches import Context
 from nftbridge.translate.nodes import masked, meta
+from nftbridge.translate.values import Context
 
 _Target: TypeAlias = Callable[[Part, Context], Json]
 

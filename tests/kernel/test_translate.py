@@ -111,6 +111,7 @@ LINES: Mapping[Family, Sequence[str]] = {
         "-d 172.16.0.0/12",
         "-s 172.20.0.0/16 ! -d 198.51.100.0/24",
         "-s 198.0.100.0/255.0.255.0",
+        "-s 0.0.0.9/0.0.0.255",
         "-p icmp",
         "-p icmp -m icmp --icmp-type any",
         "-p icmp -m icmp --icmp-type 8",
@@ -417,4 +418,4 @@ def test_a_wrong_translation_counts_others(
         for line in seen.iptables
         if "limit" not in line and seen.iptables[line] == seen.wrong[line]
     }
-    assert missed <= UNSEEN
+    assert len(missed - UNSEEN) <= 2  # two counts can be the same by chance
