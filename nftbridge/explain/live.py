@@ -8,12 +8,14 @@ from ipaddress import ip_address, ip_network
 
 from nftbridge.backend import Observation
 from nftbridge.choice import Choice, Target
+from nftbridge.compat.read import listed
+from nftbridge.compat.tools import Tools, Variant
 from nftbridge.effects import bridges_filtered
 from nftbridge.engine import Engine, settled
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.explain.matching import Seen
 from nftbridge.explain.question import Question
-from nftbridge.explain.users import UserRules
+from nftbridge.explain.users import UserRules, iptables_rules, nft_rules
 from nftbridge.explain.way import Way, follow, packet_of
 from nftbridge.model import Family, Host
 from nftbridge.nft import read
@@ -24,6 +26,7 @@ from nftbridge.policy.flat import FlatKey, FlatRows
 from nftbridge.policy.program import Chain, Facts, Final, Kind, Owner, Relation, Row, Value
 from nftbridge.policy.rules import DOCKER_USER, FILTER_FORWARD
 from nftbridge.report import summary
+from nftbridge.translate.chains import translate
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def follow_live(
         raise InputError((Problem("FILE", "no apply is on record", hint),))
     named = settled(named, target.netns)
     drift = status.drift if host is None else engine.plan(named)
-    held = _held(status.observation, target, choice.backend.name)
+    held = _held(status.observation, target, choice.backend.name, question.family)
     evaluator = LiveEvaluator(held.facts, held.users, packet_of(question))
     bridged = question.family in bridges_filtered(target.netns)
     way = follow(named, question, evaluator, bridged=bridged)
@@ -120,19 +123,24 @@ def _typed(kind: Kind, column: str | int) -> Value:
     return int(column) if kind is Kind.PORT else str(column)
 
 
-def _held(observed: Observation, target: Target, backend: str) -> _Held:
+def _held(observed: Observation, target: Target, backend: str, family: Family) -> _Held:
     facts, odd = facts_of(observed.rows)
     doubts = (*odd, *(f"the rules are not ours: {how}" for how in observed.differences))
     if backend != "nftables":
-        return _Held(facts, UserRules({}, {}), (*doubts, *_unread(observed)))
+        variant = Variant.NFT if backend == "iptables-nft" else Variant.LEGACY
+        return _Held(facts, _in_iptables(target, variant, family), doubts)
     listing = read.parse(Kernel(target.table, target.netns).objects() or [])
-    users = UserRules(listing.rules, listing.sets)
+    users = UserRules(nft_rules(listing.rules), listing.sets)
     return _Held(facts, users, (*doubts, *_foreign_hooks(listing)))
 
 
-def _unread(observed: Observation) -> Iterator[str]:
-    if observed.user_rules:
-        yield f"{DOCKER_USER} has rules of yours, which are read in nftables only"
+def _in_iptables(target: Target, variant: Variant, family: Family) -> UserRules:
+    """The user's rules of one family: no packet of the other meets any."""
+    tools = Tools(variant, target.netns, target.wait)
+    present = FILTER_FORWARD.table in tools.present(family)
+    saved = tools.save(family, FILTER_FORWARD.table) if present else ""
+    lines = {name: list(map(str, found)) for name, found in listed(saved).items()}
+    return UserRules(iptables_rules(translate(lines, family)), {})
 
 
 def _foreign_hooks(listing: read.Listing) -> Iterator[str]:

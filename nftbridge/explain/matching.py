@@ -37,6 +37,8 @@ _NAMES: dict[object, str] = {
     "icmpv6": "ipv6-icmp",
 }
 _PORTED = ("tcp", "udp", "sctp")
+_OTHERS_PORTED = ("dccp", "udplite")  # nobody asks about their packets
+_ICMP = {"icmp": "icmp", "icmpv6": "ipv6-icmp"}
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
     "<": lambda one, other: one < other,
     ">": lambda one, other: one > other,
@@ -68,8 +70,11 @@ class Seen:
 def holds(body: Json, seen: Seen, sets: Sets) -> Truth:
     """Whether the match `body` holds for the packet."""
     operator, left, right = body["op"], body["left"], body["right"]
-    if _name(left) == "ct status" and right == "dnat":
-        return seen.translated is (operator != "!=")
+    flags = _status_flags(left)
+    if flags and right == 0:  # as it is written; nft lists it with the operator "!"
+        operator, left, right = "!", left["&"][0], flags
+    if _name(left) == "ct status":
+        return _has_status(operator, _flags(right), seen)
     fields = [_values(node, seen) for node in _parts(left)]
     if () in fields:
         return False  # nft asks for the protocol or family first
@@ -78,6 +83,30 @@ def holds(body: Json, seen: Seen, sets: Sets) -> Truth:
     candidates = product(*(field for field in fields if field is not None))
     test = partial(_compare, operator, right, sets)
     return _agreed(test(candidate) for candidate in candidates)
+
+
+def _status_flags(left: Any) -> list[str]:
+    """The flags in ``ct status & FLAGS``, [] in anything else."""
+    if not is_object(left) or "&" not in left:
+        return []
+    field, mask = left["&"]
+    return _flags(mask) if _name(field) == "ct status" else []
+
+
+def _flags(node: Any) -> list[str]:
+    """One flag, or several in either way of writing them."""
+    if is_object(node) and "|" in node:
+        return _flags(node["|"])
+    return [str(flag) for flag in node] if is_list(node) else [str(node)]
+
+
+def _has_status(operator: str, flags: list[str], seen: Seen) -> Truth:
+    """Whether the connection has one of the flags; all that is known is whether it has DNAT."""
+    if operator not in ("in", "!"):
+        return None
+    known = "dnat" in flags and seen.translated
+    found = True if known else False if flags == ["dnat"] else None
+    return found if operator == "in" or found is None else not found
 
 
 def _compare(operator: str, right: Any, sets: Sets, candidate: tuple[Value, ...]) -> Truth:
@@ -133,8 +162,7 @@ def _is_in(part: Any, value: Value) -> Truth:
 def _like(value: Value, written: Any) -> Value | None:
     """What is written in a rule, as the kind of thing that `value` is; None if it is none."""
     if isinstance(value, str):
-        name = written if isinstance(written, str) else None
-        return _NAMES.get(written, name) if isinstance(written, str | int) else None
+        return _NAMES.get(written, str(written)) if isinstance(written, str | int) else None
     if isinstance(value, int):
         return written if isinstance(written, int) else None
     try:
@@ -180,9 +208,11 @@ def _values(node: Any, seen: Seen) -> Values:
     first, _, second = name.partition(" ")
     if second in ("saddr", "daddr") and first in ("ip", "ip6"):
         return _address(packet.saddr if second == "saddr" else packet.daddr, first)
-    if second in ("sport", "dport") and first in ("th", *_PORTED):
+    if second in ("sport", "dport") and first in ("th", *_PORTED, *_OTHERS_PORTED):
         right = packet.protocol in _PORTED if first == "th" else packet.protocol == first
         return _port(seen, second) if right else ()
+    if first in _ICMP and second in ("type", "code"):
+        return _icmp(seen, second) if packet.protocol == _ICMP[first] else ()
     if name.startswith("ct original "):
         return _original(second.removeprefix("original "), seen.asked)
     reader = _READERS.get(name)
@@ -197,6 +227,13 @@ def _port(seen: Seen, field: str) -> Values:
     """A port; that of who asked is some ephemeral one."""
     to_who_answers = (field == "dport") is not seen.is_answer
     return (seen.delivered.dport,) if to_who_answers else _EPHEMERAL
+
+
+def _icmp(seen: Seen, field: str) -> Values:
+    """Of the messages that begin a connection explain follows the echo request."""
+    if field == "code":
+        return (0,)
+    return ("echo-reply" if seen.is_answer else "echo-request",)
 
 
 def _original(key: str, asked: Packet) -> Values:

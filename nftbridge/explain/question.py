@@ -32,10 +32,11 @@ class Typed:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The first packet of a connection. `iif` "" means that the host itself sends it.
+    """The first packet of a connection; of ICMP it is an echo request.
 
-    `protocol` is nftables' word for it, `oif` the way out where the model knows no route ("" for
-    not told), `host_addresses` all addresses of the host, if there are any.
+    `iif` "" means that the host itself sends it, `protocol` is nftables' word for it, `oif` the way
+    out where the model knows no route ("" for not told), `host_addresses` all addresses of the
+    host, if there are any.
     """
 
     iif: str

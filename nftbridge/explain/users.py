@@ -1,4 +1,4 @@
-"""The user's own rules, as the table lists them: what they do to a packet in DOCKER-USER.
+"""The user's own rules, as the kernel holds them: what they do to a packet in DOCKER-USER.
 
 A rule that cannot be understood is a doubt: it is taken not to match, and the answer is uncertain
 from there on.
@@ -7,7 +7,7 @@ from there on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,11 +15,12 @@ from nftbridge.explain.matching import Seen, Sets, holds
 from nftbridge.nft.syntax import Json, is_list, is_object
 from nftbridge.policy.evaluate import Step
 from nftbridge.policy.program import Final, Jump, Rule
+from nftbridge.translate.chains import Statement, Translated
 
 _SILENT = frozenset({"counter", "log", "mangle", "notrack"})
 """Statements after which the packet goes on as if they were not there."""
 
-_GATES = frozenset({"match", "limit", "quota", "ct count", "set", "map"})
+_GATES = frozenset({"match", "limit", "quota", "ct count", "set", "map", "unknown match"})
 """Statements that can only keep a rule from being carried out, never decide by themselves."""
 
 _FINAL = {
@@ -32,23 +33,58 @@ _BARE = ("iifname", "oifname", "iif", "oif")  # nft prints these without "meta"
 _JUMPS = ("jump", "goto")
 
 
+@dataclass(frozen=True, slots=True)
+class UserRule:
+    """A rule in the user's words: `statements` are nft's, each with the words for it.
+
+    `position` counts from 1; `problem` is why it cannot be understood as a whole, if so.
+    """
+
+    position: int
+    text: str
+    statements: tuple[tuple[Json, str], ...]
+    problem: str = ""
+
+
+def nft_rules(listed: Mapping[str, Sequence[Json]]) -> dict[str, tuple[UserRule, ...]]:
+    """The rules of a table by chain, as libnftables lists them."""
+    return {
+        chain: tuple(_nft_rule(number, rule) for number, rule in enumerate(rules, start=1))
+        for chain, rules in listed.items()
+    }
+
+
+def iptables_rules(translated: Translated) -> dict[str, tuple[UserRule, ...]]:
+    """The rules that iptables lists, in their own words, and with what could not be translated."""
+    found: dict[str, list[UserRule]] = {name: [] for name in translated.rules}
+    for name, rules in translated.rules.items():
+        found[name] += (UserRule(r.line, r.text, _pairs(r.statements)) for r in rules)
+    for refused in translated.refused:
+        unknown: Json = {"unknown verdict" if refused.decides else "unknown match": None}
+        statements = (*_pairs(refused.understood), (unknown, refused.words))
+        problem = f"{refused.words}: {refused.reason}"
+        rule = UserRule(refused.line, refused.text, statements, problem)
+        found[refused.chain].append(rule)
+    return {name: tuple(sorted(rules, key=_position)) for name, rules in found.items()}
+
+
 @dataclass(slots=True)
 class UserRules:
     """The rules and sets of a table, and what was not understood of them so far."""
 
-    rules: Mapping[str, list[Json]]
+    rules: Mapping[str, Sequence[UserRule]]
     sets: Sets
     doubts: list[str] = field(default_factory=list[str])
 
     def run(self, chain: str, seen: Seen, steps: list[Step]) -> Final:
         """Accept, drop, or return if neither; adds the rules that matched to `steps`."""
-        for position, rule in enumerate(self.rules.get(chain, []), start=1):
-            statement = self._carried_out(chain, position, rule, seen)
+        for rule in self.rules.get(chain, ()):
+            statement = self._carried_out(chain, rule, seen)
             if statement is None:
                 continue
             ((kind, body),) = statement.items()
             verdict = Jump(body["target"]) if kind in _JUMPS else _FINAL[kind]
-            said = Rule(f"rule {position}", (), verdict, rule_text(rule))
+            said = Rule(f"rule {rule.position}", (), verdict, rule.text)
             steps.append(Step(chain, said))
             if isinstance(verdict, Final):
                 return verdict
@@ -57,35 +93,48 @@ class UserRules:
                 return decided
         return Final.RETURN
 
-    def _carried_out(self, chain: str, position: int, rule: Json, seen: Seen) -> Json | None:
+    def _carried_out(self, chain: str, rule: UserRule, seen: Seen) -> Json | None:
         """The verdict statement of a rule that matches; None if it does not match or has none."""
-        odd: Json | None = None
-        for statement in cast("list[Json]", rule["expr"]):
+        odd: tuple[Json, str] | None = None
+        for statement, words in rule.statements:
             kind = next(iter(statement))
             if kind == "match":
                 truth = holds(statement["match"], seen, self.sets)
                 if truth is False:
                     return None
-                odd = odd if truth else statement
+                odd = odd if truth else (statement, words)
             elif kind in _FINAL or kind in _JUMPS:
                 if odd is None:
                     return statement
                 break
             elif kind not in _SILENT:
-                odd = statement
+                odd = (statement, words)
         else:
-            if odd is None or next(iter(odd)) in _GATES:
+            if odd is None or next(iter(odd[0])) in _GATES:
                 return None
-        self._doubt(chain, position, rule, odd)
+        self._doubt(chain, rule, odd[1])
         return None
 
-    def _doubt(self, chain: str, position: int, rule: Json, odd: Json) -> None:
+    def _doubt(self, chain: str, rule: UserRule, words: str) -> None:
         told = (
-            f"rule {position} of {chain} ({rule_text(rule)}) cannot be understood:"
-            f" {statement_text(odd)}"
+            f"rule {rule.position} of {chain} ({rule.text}) cannot be understood:"
+            f" {rule.problem or words}"
         )
         if told not in self.doubts:
             self.doubts.append(told)
+
+
+def _nft_rule(position: int, rule: Json) -> UserRule:
+    statements = cast("list[Json]", rule["expr"])
+    return UserRule(position, rule_text(rule), tuple((s, statement_text(s)) for s in statements))
+
+
+def _pairs(statements: Iterable[Statement]) -> tuple[tuple[Json, str], ...]:
+    return tuple((s.json, s.words or statement_text(s.json)) for s in statements)
+
+
+def _position(rule: UserRule) -> int:
+    return rule.position
 
 
 def rule_text(rule: Json) -> str:

@@ -43,12 +43,13 @@ def site(
     uplinks: Sequence[str] = ("eth0", "eth1"),
     loopback_links: Sequence[str] = ("loopback0",),
     proxy_ports: Sequence[int] = (),
+    backend: str = "nftables",
 ) -> Generator[Site]:
     """Build `host` in namespaces and apply it; the host itself answers on `proxy_ports` too."""
     ports = {HOST: (22, *proxy_ports)}
     with Laboratory(host, uplinks=uplinks, loopback_links=loopback_links, ports=ports) as lab:
         target = Target(netns=lab.netns, state_directory=state)
-        engine = Engine(target, choose("nftables", target).backend)
+        engine = Engine(target, choose(backend, target).backend)
         engine.apply(host)
         yield Site(host, lab, target, engine)
 

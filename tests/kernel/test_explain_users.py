@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from nftbridge.explain.matching import Seen
-from nftbridge.explain.users import UserRules, rule_text
+from nftbridge.explain.users import UserRules, nft_rules, rule_text
 from nftbridge.model import Address
 from nftbridge.nft import read
 from nftbridge.policy.evaluate import Packet, Step
@@ -99,7 +99,12 @@ MATCHES: dict[str, tuple[str, str, str]] = {
     "ip saddr 10.0.0.1 limit rate 5/second": (NO, NO, NO),
     "fib daddr type local": (PERHAPS, PERHAPS, PERHAPS),
     "tcp flags syn": (PERHAPS, PERHAPS, PERHAPS),
-    "icmp type echo-request": (PERHAPS, PERHAPS, PERHAPS),
+    "icmp type echo-request": (NO, NO, NO),
+    "ct status snat": (PERHAPS, PERHAPS, PERHAPS),
+    "ct status snat,dnat": (YES, YES, PERHAPS),
+    "ct status & dnat == 0": (NO, NO, YES),
+    "ct status != dnat": (PERHAPS, PERHAPS, PERHAPS),
+    "meta l4proto gre": (NO, NO, NO),
     'counter log prefix "x" ip saddr 198.51.100.9': (YES, NO, NO),
 }
 
@@ -130,7 +135,7 @@ def every_match(request: pytest.FixtureRequest) -> read.Listing:
 
 
 def judged(rule: Any, listing: read.Listing, seen: Seen) -> str:
-    users = UserRules({"c": [rule]}, listing.sets)
+    users = UserRules(nft_rules({"c": [rule]}), listing.sets)
     verdict = users.run("c", seen, [])
     assert verdict in (Final.DROP, Final.RETURN)
     return PERHAPS if users.doubts else YES if verdict is Final.DROP else NO
@@ -164,7 +169,7 @@ def test_verdicts_and_jumps(rules: str, verdict: Final, steps: int) -> None:
         f"chain c {{ {rules}; }}\n" if rules else "chain c { }\n",
     )
     walked: list[Step] = []
-    users = UserRules(listing.rules, listing.sets)
+    users = UserRules(nft_rules(listing.rules), listing.sets)
     assert users.run("c", FIRST, walked) is verdict
     assert (len(walked), users.doubts) == (steps, [])
 
@@ -172,7 +177,7 @@ def test_verdicts_and_jumps(rules: str, verdict: Final, steps: int) -> None:
 def test_a_doubt_names_the_rule_and_what_is_strange_in_it() -> None:
     vmap = "tcp dport vmap { 80 : drop }"
     listing = listed(f"chain c {{ meta mark 1; {vmap}; tcp dport 80 meta mark 7 drop; }}\n")
-    users = UserRules(listing.rules, listing.sets)
+    users = UserRules(nft_rules(listing.rules), listing.sets)
     assert users.run("c", FIRST, []) is Final.RETURN
     first, second = users.doubts
     assert first.startswith("rule 2 of c (")

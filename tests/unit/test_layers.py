@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan", "difference", "inventory", "journal"),
     ("backend",),
     ("nft", "compat"),
-    ("state", "probe", "firewalld"),
+    ("state", "probe", "firewalld", "translate"),
     ("choice", "standing"),
     ("engine",),
     ("session",),
