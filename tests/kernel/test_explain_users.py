@@ -22,7 +22,8 @@ from nftbridge.model import Address
 from nftbridge.nft import read
 from nftbridge.policy.evaluate import Packet, Step
 from nftbridge.policy.program import Final
-from tests.kernel.nft_versions import SUITES, NotAvailable, nft_command
+from tests.kernel.debian import NotAvailable
+from tests.kernel.nft_versions import SUITES, nft_command
 
 pytestmark = pytest.mark.kernel
 

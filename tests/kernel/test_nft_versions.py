@@ -18,7 +18,8 @@ from nftbridge.nft import document, lower, read, text
 from nftbridge.nft.document import Command
 from nftbridge.nft.syntax import Json
 from nftbridge.policy.flat import FlatRows
-from tests.kernel.nft_versions import SUITES, NotAvailable, nft_command, nft_version
+from tests.kernel.debian import NotAvailable
+from tests.kernel.nft_versions import SUITES, nft_command, nft_version
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
