@@ -16,6 +16,7 @@ from nftbridge.nft.lower import rows_in_kernel, skeleton
 from nftbridge.plan import compare
 from nftbridge.report import plan_text
 from nftbridge.style import Style
+from tests.bench.shown import blocks, reports
 
 README = Path(__file__).parents[1] / "README.md"
 _BLOCK = re.compile(r"<!-- begin (\w+) -->(.*?)<!-- end -->", re.DOTALL)
@@ -40,6 +41,7 @@ def generated(source: str) -> str:
         wanted_host=shown,
     )
     contents = {
+        **blocks(reports()),
         "rules": str(len(skeleton().rules)),
         "plan": "\n```\n" + "\n".join(plan_text(plan, Style())) + "\n```\n",
         "explain": "\n```\n" + "\n".join(_explained(shown)) + "\n```\n",
