@@ -59,17 +59,29 @@ def write(folder: Path = RESULTS) -> None:
 def blocks(found: dict[str, Report]) -> dict[str, str]:
     """README's generated blocks by their name."""
     verdicts = [v for report in found.values() for v in judged(report, TARGETS)]
-    packets, changes = found.get("packets"), found.get("peers-changes")
+    about = found.get("peers-changes") or found.get("packets")
     texts = {
         "bench_targets": tables.verdicts(verdicts),
-        "bench_new": tables.topic(packets, "new", (1, 1000)) if packets else [],
-        "bench_publish": tables.topic(changes, "publish") if changes else [],
+        "bench_new": _table(found, "packets", "new", (1, 1000)),
+        "bench_new_plot": _image(found, "peers-packets", "new"),
+        "bench_publish": _table(found, "peers-changes", "publish"),
+        "bench_publish_plot": _image(found, "peers-changes", "publish"),
     }
-    about = changes or packets
     return {
         "bench_machine": tables.machine(about) if about else "",
         **{name: "\n" + "\n".join(lines) + "\n" for name, lines in texts.items()},
     }
+
+
+def _table(
+    found: dict[str, Report], part: str, key: str, networks: tuple[int, ...] | None = None
+) -> list[str]:
+    return tables.topic(found[part], key, networks) if part in found else []
+
+
+def _image(found: dict[str, Report], part: str, key: str) -> list[str]:
+    file = f"tests/bench/results/{part}-{key}.svg"
+    return [f"![{TOPICS[key].title}]({file})"] if part in found else []
 
 
 def text(report: Report) -> str:
