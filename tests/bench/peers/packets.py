@@ -70,4 +70,5 @@ def _docker(stack: ExitStack, box: Box, hosting: Hosting, iptables: str) -> Cont
     way = packets.outside(stack, hosting, next(NAMES))
     driver = stack.enter_context(docker(box, way.host, iptables))
     driver.publish(hosting)
+    driver.end_proxies()
     return Contender(driver.name, hosting.size, replace(way, server=driver.container_netns()))
