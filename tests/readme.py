@@ -23,6 +23,7 @@ from nftbridge.nft.lower import rows_in_kernel, skeleton
 from nftbridge.plan import compare
 from nftbridge.report import plan_text
 from nftbridge.style import Style
+from tests.bench.shown import blocks, reports
 
 README = Path(__file__).parents[1] / "README.md"
 _BLOCK = re.compile(r"<!-- begin (\w+) -->(.*?)<!-- end -->", re.DOTALL)
@@ -47,6 +48,7 @@ def generated(source: str) -> str:
         wanted_host=shown,
     )
     contents = {
+        **blocks(reports()),
         "rules": str(len(skeleton().rules)),
         "plan": "\n```\n" + "\n".join(plan_text(plan, Style())) + "\n```\n",
         "doctor": "\n```\n" + "\n".join(_examined(shown)) + "\n```\n",

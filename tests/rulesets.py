@@ -1,4 +1,5 @@
-"""Generates the files of rulesets/ beside each host.toml, and parts of README: ``./run rulesets``.
+"""Generates the files of rulesets/ beside each host.toml, parts of README, and the benchmark's
+tables and plots from its figures: ``./run rulesets``.
 
 A test compares them with what is there, so that documentation cannot grow old.
 """
@@ -20,6 +21,7 @@ from nftbridge.policy.flat import FlatKey, FlatRows
 from nftbridge.policy.program import Chain, Dnat, In, Rule, Snat
 from nftbridge.policy.rules import CHAINS
 from tests import readme
+from tests.bench import shown
 
 FOLDER = Path(__file__).parents[1] / "rulesets"
 TABLE = "nftbridge"
@@ -148,6 +150,7 @@ def _main(arguments: list[str]) -> int:
         print("usage: python -m tests.rulesets --write", file=sys.stderr)
         return 1
     readme.README.write_text(readme.generated(readme.README.read_text()))
+    shown.write()
     (FOLDER / "README.md").write_text(index())
     for folder in scenarios():
         for name, content in generated(folder).items():
