@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from nftbridge import config
 from nftbridge import netns as namespaces
@@ -27,6 +28,7 @@ from nftbridge.model import Host
 from nftbridge.plan import Plan, compare
 from nftbridge.policy.derive import MIRRORED_INTERFACE
 from nftbridge.state import State
+from nftbridge.trial import Trial
 
 _GENERATIONS = 1 << 32
 """The counter has 32 bits and skips zero: once in that many changes the kernel is listed again."""
@@ -49,6 +51,7 @@ class Status:
     observation: Observation
     applied: Host | None
     drift: Plan
+    trial: Trial | None = None
 
 
 class Engine:
@@ -60,13 +63,13 @@ class Engine:
         self._state = state_of(target)
 
     @classmethod
-    def of_last_apply(cls, target: Target, wanted: str) -> tuple[Engine, Choice]:
+    def of_last_apply(cls, target: Target, wanted: str) -> tuple[Self, Choice]:
         """An engine to look at, or take out, what was applied: auto is the backend that did it."""
         choice = choose(wanted, target, state_of(target).backend())
         return cls(target, choice.backend), choice
 
     @classmethod
-    def to_apply(cls, target: Target, wanted: str) -> Engine:
+    def to_apply(cls, target: Target, wanted: str) -> Self:
         """An engine to bring the kernel to a host; nftables is not doubted where it did before."""
         recorded = state_of(target).backend()
         trusted = recorded if recorded == "nftables" else None
@@ -104,12 +107,15 @@ class Engine:
 
     def _apply(self, wanted: Callable[[], Host]) -> Plan:
         with self._state.locked():
-            host = settled(wanted(), self._target.netns)
-            document, start = config.host_to_data(host), self._generation()
-            plan = self._short_way(document, start)
-            if plan is not None:
-                return self._go_short(plan, host, document, start)
-            return self._go_long(host, document, start)
+            return self._go_to(settled(wanted(), self._target.netns))
+
+    def _go_to(self, host: Host) -> Plan:
+        """The way to `host`, with the lock held."""
+        document, start = config.host_to_data(host), self._generation()
+        plan = self._short_way(document, start)
+        if plan is not None:
+            return self._go_short(plan, host, document, start)
+        return self._go_long(host, document, start)
 
     def _short_way(self, document: Document, generation: int | None) -> Plan | None:
         """The way from what was last applied, if the kernel must still be there; else None."""
@@ -188,6 +194,8 @@ class Engine:
     @contextmanager
     def _recorded(self, document: Document, start: int | None, *, commits: int) -> Generator[None]:
         """Announce a transaction, and when it is done record it, with a mark if nobody cut in."""
+        if self._state.document() != document:
+            self._state.step()
         self._state.announce(document, self._backend.name)
         try:
             yield
@@ -225,7 +233,12 @@ class Engine:
     def status(self) -> Status:
         """The kernel's side and the record's side, for people."""
         observed = self._observe()
-        return Status(observed, self._state.applied(), self._drift(observed))
+        drift = self._drift(observed)
+        return Status(observed, self._state.applied(), drift, self._state.trial())
+
+    def trial(self) -> Trial | None:
+        """The apply that waits to be confirmed."""
+        return self._state.trial()
 
     def _drift(self, observed: Observation) -> Plan:
         plans = [replace(self._way_to(h, observed), held_host=h) for h in self._known()]
@@ -234,14 +247,20 @@ class Engine:
         if self._state.removed() and not observed.rules:
             return Plan()
         found = "there are rules, but" if observed.present else "nothing is here, and"
-        return Plan(install=(f"{found} no apply is on record",))
+        unlike = observed.differences[:1] if observed.present else ()
+        return Plan(install=(f"{found} no apply is on record", *unlike))
 
     def remove(self, *, everything: bool) -> Removal:
         """Take out all that is ours; rules in DOCKER-USER stay unless `everything`."""
         with self._state.locked():
-            present = self._observe().present
-            kept = tuple(self._backend.remove(self._known, everything=everything))
-            self._state.forget()
+            if not self._state.removed():
+                self._state.step()
+            return self._take_out(everything=everything)
+
+    def _take_out(self, *, everything: bool) -> Removal:
+        present = self._observe().present
+        kept = tuple(self._backend.remove(self._known, everything=everything))
+        self._state.forget()
         return Removal(present, kept)
 
     def _before(self) -> Backend | None:
