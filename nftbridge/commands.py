@@ -15,9 +15,13 @@ from nftbridge.model import Family, Host
 
 if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.choice import Choice, Target
+    from nftbridge.deployment import Deployment
     from nftbridge.engine import Engine
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
+    from nftbridge.history import Kept
+    from nftbridge.plan import Plan
+    from nftbridge.state import State
     from nftbridge.style import Style
 
 CHANGES = 2
@@ -53,6 +57,7 @@ def plan(options: Namespace) -> int:
     host = _load(options)
     engine = _engine(options)
     _warn(engine.shortcomings(host))
+    _warn_of_trial(engine)
     planned = engine.plan(host)
     if options.json:
         _print_json(plan_data(planned))
@@ -63,18 +68,23 @@ def plan(options: Namespace) -> int:
 
 def apply(options: Namespace) -> int:
     """Bring the kernel to the host file in one transaction."""
-    from nftbridge.report import plan_data, summary
+    from nftbridge.report import plan_data, summary, trial_data
 
     host = _load(options)
-    engine = _engine(options)
+    engine = _deployment(options)
     _warn(engine.shortcomings(host))
-    done = engine.apply(host)
+    done = _try_out(engine, host, options) if options.confirm else engine.apply(host)
+    trial = engine.trial()
+    if options.if_changed and not done:
+        return 0
     if options.json:
-        _print_json(plan_data(done))
+        _print_json(plan_data(done) | {"trial": trial_data(trial)})
     elif done:
         print(f"applied to {engine.place}: {summary(done)}")
     else:
         print(f"nothing to do: {engine.place} is as {options.file} declares it")
+    if trial is not None and not options.json:
+        print(trial)
     if done.retried:
         print(f"nftbridge: warning: {done.retried}, so all was put in anew", file=sys.stderr)
     for phrase in done.kept:
@@ -84,12 +94,16 @@ def apply(options: Namespace) -> int:
 
 def verify(options: Namespace) -> int:
     """Compare the kernel with what was last applied."""
-    from nftbridge.report import plan_data, plan_text
+    from nftbridge.report import plan_data, plan_text, summary
 
     engine, _ = _engine_of_last_apply(options)
     drift = engine.verify()
+    _warn_of_trial(engine)
     if options.json:
         _print_json(plan_data(drift))
+    elif options.quiet:
+        if drift:
+            print(f"{engine.place} is not as last applied: {summary(drift)} would mend it")
     elif drift:
         print("the kernel is not as last applied; this would mend it:")
         _print_lines(plan_text(drift, _style()))
@@ -179,9 +193,72 @@ def demo(options: Namespace) -> int:
     return 0 if shown.as_expected else DISAGREEMENT
 
 
+def confirm(options: Namespace) -> int:
+    """Keep what apply --confirm has brought."""
+    host = _deployment(options).confirm()
+    if options.json:
+        _print_json({"confirmed": True})
+    else:
+        print(f"confirmed: {host.summary() if host else 'nothing of ours'}")
+    return 0
+
+
+def rollback(options: Namespace) -> int:
+    """Go back to what was applied before."""
+    from nftbridge.deployment import Deployment
+    from nftbridge.engine import state_of
+    from nftbridge.report import kept_data, kept_name, kept_text, plan_data, summary
+
+    state = state_of(_target(options))
+    if options.list:
+        shown = state.kept()
+        if options.json:
+            _print_json(kept_data(shown))
+        else:
+            _print_lines(kept_text(shown))
+        return 0
+    kept = _way_back(state)
+    engine = Deployment.to_go_back(_target(options), _wanted(options), kept)
+    if kept.host is not None:
+        _warn(engine.shortcomings(kept.host))
+    done = engine.go_back(kept)
+    if options.json:
+        _print_json(plan_data(done))
+    else:
+        print(f"went back to {kept_name(kept)}; {summary(done)}")
+    return 0
+
+
+def baseline(options: Namespace) -> int:
+    """Forward nothing into or out of bridges until the first apply."""
+    from nftbridge.nft.baseline import load, script
+
+    bridges = _bridges(options)
+    if options.print:
+        print(script(options.table, bridges), end="")
+        return 0
+    if options.backend == "iptables":
+        hint = "give iptables-restore at boot: -A FORWARD -i BRIDGE -j DROP, -A FORWARD -o BRIDGE …"
+        raise UnavailableError("a baseline that apply takes out needs nf_tables", hint=hint)
+    from nftbridge.engine import state_of
+
+    with state_of(_target(options)).locked():
+        loaded = load(options.table, options.netns, bridges)
+    if options.json:
+        _print_json({"loaded": loaded, "bridges": bridges})
+    elif loaded:
+        print(f"until the first apply nothing is forwarded by {', '.join(bridges)}")
+    else:
+        print(f"nothing to do: the rules of an apply are in table inet {options.table}")
+    return 0
+
+
 HANDLERS: dict[str, Callable[[Namespace], int]] = {
     handler.__name__: handler
-    for handler in (check, render, plan, apply, verify, status, explain, remove, probe, demo)
+    for handler in (
+        *(check, render, plan, apply, verify, status, explain, remove, probe, demo),
+        *(confirm, rollback, baseline),
+    )
 }
 """By the command's name."""
 
@@ -228,6 +305,50 @@ def _engine(options: Namespace) -> Engine:
     from nftbridge.engine import Engine
 
     return Engine.to_apply(_target(options), _wanted(options))
+
+
+def _deployment(options: Namespace) -> Deployment:
+    from nftbridge.deployment import Deployment
+
+    return Deployment.to_apply(_target(options), _wanted(options))
+
+
+def _try_out(engine: Deployment, host: Host, options: Namespace) -> Plan:
+    from nftbridge.watchdog import watching
+
+    with watching(_target(options)) as watchdog:
+        return engine.try_out(host, options.confirm, watchdog)
+
+
+def _way_back(state: State) -> Kept:
+    """What `rollback` goes back to; says what it passes over on the way."""
+    from nftbridge.report import kept_name
+
+    way_back = state.way_back()
+    if way_back is None:
+        hint = "`nftbridge remove` takes out what is there"
+        raise InputError((Problem("", "nothing that was applied before is on record", hint),))
+    for other in state.kept():
+        if not other.readable and other.time > way_back.time:
+            print(f"nftbridge: warning: passed over: {kept_name(other)}", file=sys.stderr)
+    return way_back
+
+
+def _warn_of_trial(engine: Engine) -> None:
+    """What is there now may not stay."""
+    trial = engine.trial()
+    if trial is not None:
+        print(f"nftbridge: warning: the last apply is {trial}", file=sys.stderr)
+
+
+def _bridges(options: Namespace) -> list[str]:
+    """The bridges that are meant, each once."""
+    networks = _load(options).networks if options.file else ()
+    found = dict.fromkeys([*(network.bridge for network in networks), *options.bridge])
+    if not found:
+        hint = "give a host file with networks, or --bridge 'br-*'"
+        raise InputError((Problem("", "there is no bridge to close", hint),))
+    return list(found)
 
 
 def _engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:
