@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
     from nftbridge.history import Kept
+    from nftbridge.past import Past
     from nftbridge.plan import Plan
-    from nftbridge.state import State
     from nftbridge.style import Style
 
 CHANGES = 2
@@ -195,7 +195,10 @@ def demo(options: Namespace) -> int:
 
 def confirm(options: Namespace) -> int:
     """Keep what apply --confirm has brought."""
-    host = _deployment(options).confirm()
+    from nftbridge.deployment import Deployment
+
+    engine, _ = Deployment.of_last_apply(_target(options), _wanted(options))
+    host = engine.confirm()
     if options.json:
         _print_json({"confirmed": True})
     else:
@@ -320,7 +323,7 @@ def _try_out(engine: Deployment, host: Host, options: Namespace) -> Plan:
         return engine.try_out(host, options.confirm, watchdog)
 
 
-def _way_back(state: State) -> Kept:
+def _way_back(state: Past) -> Kept:
     """What `rollback` goes back to; says what it passes over on the way."""
     from nftbridge.report import kept_name
 

@@ -25,9 +25,9 @@ from nftbridge.errors import (
     UnavailableError,
 )
 from nftbridge.model import Host
+from nftbridge.past import Past
 from nftbridge.plan import Plan, compare
 from nftbridge.policy.derive import MIRRORED_INTERFACE
-from nftbridge.state import State
 from nftbridge.trial import Trial
 
 _GENERATIONS = 1 << 32
@@ -283,11 +283,11 @@ class Engine:
         return compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
 
 
-def state_of(target: Target) -> State:
+def state_of(target: Target) -> Past:
     """The record of that table in that namespace."""
     with namespaces.inside(target.netns):
         boot, cookie = namespaces.boot(), namespaces.cookie()
-        return State(target.state_directory, target.table, cookie, boot)
+        return Past(target.state_directory, target.table, cookie, boot)
 
 
 def settled(host: Host, netns: str | None = None) -> Host:

@@ -65,6 +65,12 @@ def test_packets_before_between_and_after(closed: list[str], tmp_path: Path) -> 
         assert reached() == {"egress", "past the ports", *unforwarded}
         assert run(lab.netns, tmp_path, "baseline", *closed).returncode == 0
         assert reached() == unforwarded
+        counters = [
+            (rule["expr"][0]["match"]["left"]["meta"]["key"], rule["expr"][1]["counter"]["packets"])
+            for rule in (item["rule"] for item in listed(lab.netns) if "rule" in item)
+        ]
+        assert all(packets for _, packets in counters), "what goes in is let through"
+        assert [key for key, _ in counters] == ["iifname", "oifname"]
         assert run(lab.netns, tmp_path, "apply", FILE).returncode == 0
         assert reached() == {"egress", "published", *unforwarded}
         assert "baseline" not in nft(lab.netns, "list", "ruleset")
@@ -107,14 +113,19 @@ def test_what_is_printed_is_what_is_loaded(namespace: str, tmp_path: Path) -> No
 
 
 def stateless(namespace: str) -> list[Any]:
-    """The listing without handles, its sets in order."""
+    """The listing without handles."""
+    return [{k: {**v, "handle": 0} for k, v in item.items()} for item in listed(namespace)]
+
+
+def listed(namespace: str) -> list[Any]:
+    """Everything, sets in order."""
 
     def sorted_sets(found: dict[str, Any]) -> dict[str, Any]:
         return {k: sorted(v) if k == "set" else v for k, v in found.items()}
 
     text = nft(namespace, "-j", "list", "ruleset")
-    listing = json.loads(text, object_hook=sorted_sets)["nftables"][1:]
-    return [{k: {**v, "handle": 0} for k, v in item.items()} for item in listing]
+    found: list[Any] = json.loads(text, object_hook=sorted_sets)["nftables"][1:]
+    return found
 
 
 def test_rules_of_an_apply_are_left_alone(namespace: str, tmp_path: Path) -> None:

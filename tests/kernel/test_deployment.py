@@ -21,8 +21,9 @@ import pytest
 
 from nftbridge import config, session
 from nftbridge.choice import Target, choose
+from nftbridge.compat.backend import IptablesBackend
 from nftbridge.deployment import Deployment
-from nftbridge.errors import InputError, KernelRefusedError
+from nftbridge.errors import InputError, KernelRefusedError, PartlyAppliedError
 from nftbridge.lab import OUTSIDE, Laboratory, Probe
 from nftbridge.model import Host, Publication
 from nftbridge.model.changes import Publish
@@ -102,7 +103,7 @@ def here(tmp_path: Path) -> Generator[Site]:
     yield site
     with suppress(ValueError):  # no watchdog outlives its test
         found = site.watchdog()
-        if found.is_alive():
+        if found.is_alive() and found.number != os.getpid():
             os.kill(found.number, signal.SIGKILL)
     subprocess.run(["ip", "netns", "delete", name], check=True)
 
@@ -357,6 +358,21 @@ def test_a_refused_trial_is_none(here: Site, monkeypatch: pytest.MonkeyPatch) ->
     assert engine.trial() == replace(before, watchdog=me)
     here.run("rollback")
     assert here.holds(OLD)
+
+
+def test_what_is_partly_applied_is_undone_like_the_rest(
+    here: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PartlyAppliedError("IPv4 filter is in, IPv4 nat was refused")
+
+    me = Process.of(os.getpid())
+    assert me is not None
+    engine = Deployment(here.target, choose("iptables", here.target).backend)
+    monkeypatch.setattr(IptablesBackend, "bring_to", fail)
+    with pytest.raises(PartlyAppliedError):
+        engine.try_out(config.load(OLD).host, 60, me)
+    assert engine.trial() is not None
 
 
 def test_without_another_process_nothing_is_changed(here: Site) -> None:

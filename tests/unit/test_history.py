@@ -13,7 +13,7 @@ import pytest
 from nftbridge import config, history
 from nftbridge.errors import InputError, UnavailableError
 from nftbridge.model import Host
-from nftbridge.state import State
+from nftbridge.past import Past
 from nftbridge.trial import Process, Trial
 
 SMALL = config.load("rulesets/02-published-port/host.toml").host
@@ -22,13 +22,13 @@ ME = Process(*(Process.of(os.getpid()) or (0, 0)))
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> State:
-    found = State(tmp_path, "nftbridge", "net-1", "this boot")
+def state(tmp_path: Path) -> Past:
+    found = Past(tmp_path, "nftbridge", "net-1", "this boot")
     with found.locked():
         return found
 
 
-def applied(state: State, host: Host, *, step: bool = True) -> None:
+def applied(state: Past, host: Host, *, step: bool = True) -> None:
     with state.locked():
         if step:
             state.step()
@@ -73,7 +73,7 @@ def test_damaged_records_cannot_be_read(content: str, tmp_path: Path) -> None:
     assert [one.readable for one in history.kept(tmp_path)] == [False]
 
 
-def test_the_way_back_is_what_is_not_as_it_is_now(state: State) -> None:
+def test_the_way_back_is_what_is_not_as_it_is_now(state: Past) -> None:
     assert state.way_back() is None
     applied(state, SMALL)
     assert state.way_back() is None
@@ -87,7 +87,7 @@ def test_the_way_back_is_what_is_not_as_it_is_now(state: State) -> None:
     assert state.kept() == []
 
 
-def test_a_trial_keeps_what_was_before_its_first_apply(state: State) -> None:
+def test_a_trial_keeps_what_was_before_its_first_apply(state: Past) -> None:
     applied(state, SMALL)
     for host in (MANY, Host()):
         with state.locked():
@@ -105,7 +105,7 @@ def test_a_trial_keeps_what_was_before_its_first_apply(state: State) -> None:
     assert [one.host for one in state.kept()] == [SMALL]
 
 
-def applied_aside(state: State, host: Host) -> None:
+def applied_aside(state: Past, host: Host) -> None:
     state.step()
     state.announce(config.host_to_data(host), "nftables")
     state.settle()
@@ -114,16 +114,16 @@ def applied_aside(state: State, host: Host) -> None:
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"deadline": "soon"}', '{"deadline": 1, "until": 2, "boot": null}']
 )
-def test_a_damaged_trial_is_none(content: str, state: State, tmp_path: Path) -> None:
+def test_a_damaged_trial_is_none(content: str, state: Past, tmp_path: Path) -> None:
     (tmp_path / "net-1" / "nftbridge" / "trial.json").write_text(content)
     assert state.trial() is None
 
 
-def test_a_trial_of_another_boot_is_over(state: State, tmp_path: Path) -> None:
+def test_a_trial_of_another_boot_is_over(state: Past, tmp_path: Path) -> None:
     with state.locked():
         state.try_for(60, ME)
     assert state.trial() is not None
-    assert State(tmp_path, "nftbridge", "net-1", "another boot").trial() is None
+    assert Past(tmp_path, "nftbridge", "net-1", "another boot").trial() is None
 
 
 def test_a_process_is_not_taken_for_a_later_one_of_its_number() -> None:
@@ -147,7 +147,7 @@ def test_what_was_written_is_read_back() -> None:
     assert "has been killed" in str(gone)
 
 
-def test_a_full_disk_is_said(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said(state: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -159,7 +159,7 @@ def test_a_full_disk_is_said(state: State, monkeypatch: pytest.MonkeyPatch) -> N
     assert state.pending() is None
 
 
-def test_a_step_that_is_not_taken_is_kept_once(state: State) -> None:
+def test_a_step_that_is_not_taken_is_kept_once(state: Past) -> None:
     applied(state, SMALL)
     with state.locked():
         state.step()

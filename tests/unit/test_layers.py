@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("backend",),
     ("nft", "compat"),
     ("state", "probe"),
+    ("past",),
     ("choice",),
     ("engine",),
     ("session", "deployment"),
