@@ -40,11 +40,12 @@ def load(table: str, netns: str | None, bridges: Sequence[str]) -> bool:
     objects = kernel.objects()
     if objects is not None and FILTER_FORWARD.name in parse(objects).chains:
         return False
-    kernel.commit(_commands(table, bridges))
+    kernel.commit(commands(table, bridges))
     return True
 
 
-def _commands(table: str, bridges: Sequence[str]) -> list[Command]:
+def commands(table: str, bridges: Sequence[str]) -> list[Command]:
+    """The same as `script`."""
     spot = {"family": "inet", "table": table, "name": _CHAIN.name}
     return [
         {"add": {"table": {"family": "inet", "name": table}}},
