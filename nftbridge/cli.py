@@ -130,14 +130,12 @@ def _parser() -> _Parser:
     verb("check", "validate a host file", _file())
     _add_format(verb("render", "print what would be loaded", _file(), _table(), _layout()))
     verb("plan", "show what apply would change", _file(), _target(), _layout())
-    verb(
-        "apply",
-        "bring the kernel to the host file in one transaction",
-        _file(),
-        _target(),
-        _layout(),
+    summary = "bring the kernel to the host file in one transaction"
+    _add_trial(verb("apply", summary, _file(), _target(), _layout()))
+    verify = verb("verify", "compare the kernel with what was last applied", _target())
+    verify.add_argument(
+        "--quiet", action="store_true", help="say nothing, or what is wrong in a line"
     )
-    verb("verify", "compare the kernel with what was last applied", _target())
     verb("status", "show networks, ports, counters and the backend", _target())
     _add_question(verb("explain", "follow a packet: which rule decides, hook by hook", _target()))
     remove = verb("remove", "take out all that is ours; rules in DOCKER-USER are kept", _target())
@@ -147,7 +145,38 @@ def _parser() -> _Parser:
     verb("demo", "show it in throw-away network namespaces; the host is not touched")
     summary = "make a host file of what a container engine says"
     _add_import(verbs.add_parser("import", help=summary, description=summary))
+    verb("confirm", "keep what apply --confirm has brought, before its time is up", _target())
+    rollback = verb("rollback", "go back to what was applied before", _target(), _layout())
+    rollback.add_argument("--list", action="store_true", help="only show what was applied before")
+    _add_bridges(verb("baseline", "forward nothing into or out of bridges until apply", _target()))
     return parser
+
+
+def _add_trial(parser: _Parser) -> None:
+    parser.add_argument(
+        "--confirm",
+        type=_trial_seconds,
+        metavar="SECONDS",
+        help="go back by itself after that long, unless `nftbridge confirm` comes",
+    )
+    parser.add_argument(
+        "--if-changed", action="store_true", help="say nothing if there is nothing to do"
+    )
+
+
+def _add_bridges(parser: _Parser) -> None:
+    parser.add_argument("file", metavar="FILE", nargs="?", help=f"{_FILE}; its bridges")
+    parser.add_argument(
+        "--bridge",
+        action="append",
+        default=[],
+        type=_bridge,
+        metavar="NAME",
+        help="a bridge, or all whose names begin so: 'br-*'; may be repeated",
+    )
+    parser.add_argument(
+        "--print", action="store_true", help="only print it, for nft -f and nftables.service"
+    )
 
 
 def _add_question(parser: _Parser) -> None:
@@ -310,6 +339,24 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < _LONG:
         raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds: write e.g. 5")
     return seconds
+
+
+def _trial_seconds(text: str) -> float:
+    seconds = _seconds(text)
+    if not seconds:
+        raise argparse.ArgumentTypeError("0 seconds are too few to confirm anything: write e.g. 60")
+    return seconds
+
+
+def _bridge(text: str) -> str:
+    """An interface name, or the beginning of one with a final ``*``."""
+    from nftbridge.model import interface_name_problem
+
+    # the wildcard takes the place of a byte
+    problem = interface_name_problem(text[:-1] + "x" if len(text) > 1 and text[-1] == "*" else text)
+    if problem is not None:
+        raise argparse.ArgumentTypeError(f"'{text}' cannot be closed: {problem}")
+    return text
 
 
 def _table_name(text: str) -> str:

@@ -15,10 +15,13 @@ from nftbridge.model import Family, Host
 
 if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.choice import Choice, Target
+    from nftbridge.deployment import Deployment
     from nftbridge.engine import Engine
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
     from nftbridge.firewalld import Steps
+    from nftbridge.history import Kept
+    from nftbridge.past import Past
     from nftbridge.plan import Plan
     from nftbridge.style import Style
 
@@ -58,6 +61,7 @@ def plan(options: Namespace) -> int:
     host = _load(options)
     engine = _engine(options)
     _warn(engine.shortcomings(host))
+    _warn_of_trial(engine)
     planned, beside = engine.plan(host), firewalld.steps(options.netns, engine.known, host)
     _warn(beside.warnings)
     if options.json:
@@ -73,18 +77,24 @@ def apply(options: Namespace) -> int:
     """Bring the kernel to the host file in one transaction."""
     source = config.read(options.file, sys.stdin)
     if _stands(source, options):
-        print(_NOTHING.format(f"table inet {options.table}", options.file))
+        if not options.if_changed:
+            print(_NOTHING.format(f"table inet {options.table}", options.file))
         return 0
-    from nftbridge.report import plan_data, summary
+    from nftbridge.report import plan_data, summary, trial_data
 
     engine, done, beside = _applied_in_passing(source, options) or _applied(source, options)
+    trial = engine.trial()
+    if options.if_changed and not done and not beside:
+        return 0
     if options.json:
         changes = {"changes": bool(done or beside), "firewalld": list(beside.lines())}
-        _print_json(plan_data(done) | changes)
+        _print_json(plan_data(done) | changes | {"trial": trial_data(trial)})
     elif done:
         print(f"applied to {engine.place}: {summary(done)}")
     else:
         print(_NOTHING.format(engine.place, options.file))
+    if trial is not None and not options.json:
+        print(trial)
     if done.retried:
         print(f"nftbridge: warning: {done.retried}, so all was put in anew", file=sys.stderr)
     if not options.json:
@@ -96,12 +106,16 @@ def apply(options: Namespace) -> int:
 
 def verify(options: Namespace) -> int:
     """Compare the kernel with what was last applied."""
-    from nftbridge.report import plan_data, plan_text
+    from nftbridge.report import plan_data, plan_text, summary
 
     engine, _ = _engine_of_last_apply(options)
     drift = engine.verify()
+    _warn_of_trial(engine)
     if options.json:
         _print_json(plan_data(drift))
+    elif options.quiet:
+        if drift:
+            print(f"{engine.place} is not as last applied: {summary(drift)} would mend it")
     elif drift:
         print("the kernel is not as last applied; this would mend it:")
         _print_lines(plan_text(drift, _style()))
@@ -229,10 +243,77 @@ def import_(options: Namespace) -> int:
     return 0
 
 
+def confirm(options: Namespace) -> int:
+    """Keep what apply --confirm has brought."""
+    from nftbridge.deployment import Deployment
+
+    engine, _ = Deployment.of_last_apply(_target(options), _wanted(options))
+    host = engine.confirm()
+    if options.json:
+        _print_json({"confirmed": True})
+    else:
+        print(f"confirmed: {host.summary() if host else 'nothing of ours'}")
+    return 0
+
+
+def rollback(options: Namespace) -> int:
+    """Go back to what was applied before."""
+    from nftbridge import firewalld
+    from nftbridge.deployment import Deployment
+    from nftbridge.engine import state_of
+    from nftbridge.report import kept_data, kept_name, kept_text, plan_data, summary
+
+    state = state_of(_target(options))
+    if options.list:
+        shown = state.kept()
+        if options.json:
+            _print_json(kept_data(shown))
+        else:
+            _print_lines(kept_text(shown))
+        return 0
+    kept = _way_back(state)
+    engine = Deployment.to_go_back(_target(options), _wanted(options), kept)
+    if kept.host is not None:
+        _warn(engine.shortcomings(kept.host))
+    with firewalld.around(options.netns, engine.known, kept.host) as beside:
+        done = engine.go_back(kept)
+    if options.json:
+        _print_json(plan_data(done))
+    else:
+        print(f"went back to {kept_name(kept)}; {summary(done)}")
+        _print_lines(_of_firewalld(beside))
+    return 0
+
+
+def baseline(options: Namespace) -> int:
+    """Forward nothing into or out of bridges until the first apply."""
+    from nftbridge.nft.baseline import load, script
+
+    bridges = _bridges(options)
+    if options.print:
+        print(script(options.table, bridges), end="")
+        return 0
+    if options.backend == "iptables":
+        hint = "give iptables-restore at boot: -A FORWARD -i BRIDGE -j DROP, -A FORWARD -o BRIDGE …"
+        raise UnavailableError("a baseline that apply takes out needs nf_tables", hint=hint)
+    from nftbridge.engine import state_of
+
+    with state_of(_target(options)).locked():
+        loaded = load(options.table, options.netns, bridges)
+    if options.json:
+        _print_json({"loaded": loaded, "bridges": bridges})
+    elif loaded:
+        print(f"until the first apply nothing is forwarded by {', '.join(bridges)}")
+    else:
+        print(f"nothing to do: the rules of an apply are in table inet {options.table}")
+    return 0
+
+
 HANDLERS: dict[str, Callable[[Namespace], int]] = {
     handler.__name__.removesuffix("_"): handler
     for handler in (
         *(check, render, plan, apply, verify, status, explain, remove, probe, doctor, demo),
+        *(confirm, rollback, baseline),
         import_,
     )
 }
@@ -290,7 +371,7 @@ def _engine(options: Namespace) -> Engine:
 
 
 def _stands(source: config.Source, options: Namespace) -> bool:
-    if options.json or _wanted(options) not in ("auto", "nftables"):
+    if options.json or options.confirm or _wanted(options) not in ("auto", "nftables"):
         return False
     from nftbridge.firewalld.presence import is_running
     from nftbridge.standing import stands
@@ -314,7 +395,7 @@ def _applied_in_passing(source: config.Source, options: Namespace) -> _Applied |
     from nftbridge.engine import Engine
     from nftbridge.firewalld import Steps, presence
 
-    if presence.is_running():
+    if options.confirm or presence.is_running():
         return None
     try:
         engine = Engine.of_record(_target(options), _wanted(options))
@@ -330,14 +411,64 @@ def _applied(source: config.Source, options: Namespace) -> _Applied:
 
     loaded = source.load()
     _warn(loaded.warnings)
-    engine = _engine(options)
+    engine = _deployment(options)
     _warn(engine.shortcomings(loaded.host))
     check_forwarding(loaded.host, options.netns)
     with firewalld.around(options.netns, engine.known, loaded.host) as beside:
         _warn(beside.warnings)
-        done = engine.apply(loaded.host, None if loaded.warnings else source)
+        vouched = None if loaded.warnings else source
+        if options.confirm:
+            done = _try_out(engine, loaded.host, vouched, options)
+        else:
+            done = engine.apply(loaded.host, vouched)
     _warn(enable_forwarding(loaded.host, options.netns))
     return _Applied(engine, done, beside)
+
+
+def _deployment(options: Namespace) -> Deployment:
+    from nftbridge.deployment import Deployment
+
+    return Deployment.to_apply(_target(options), _wanted(options))
+
+
+def _try_out(
+    engine: Deployment, host: Host, source: config.Source | None, options: Namespace
+) -> Plan:
+    from nftbridge.watchdog import watching
+
+    with watching(_target(options)) as watchdog:
+        return engine.try_out(host, options.confirm, watchdog, source)
+
+
+def _way_back(state: Past) -> Kept:
+    """What `rollback` goes back to; says what it passes over on the way."""
+    from nftbridge.report import kept_name
+
+    way_back = state.way_back()
+    if way_back is None:
+        hint = "`nftbridge remove` takes out what is there"
+        raise InputError((Problem("", "nothing that was applied before is on record", hint),))
+    for other in state.kept():
+        if not other.readable and other.time > way_back.time:
+            print(f"nftbridge: warning: passed over: {kept_name(other)}", file=sys.stderr)
+    return way_back
+
+
+def _warn_of_trial(engine: Engine) -> None:
+    """What is there now may not stay."""
+    trial = engine.trial()
+    if trial is not None:
+        print(f"nftbridge: warning: the last apply is {trial}", file=sys.stderr)
+
+
+def _bridges(options: Namespace) -> list[str]:
+    """The bridges that are meant, each once."""
+    networks = _load(options).networks if options.file else ()
+    found = dict.fromkeys([*(network.bridge for network in networks), *options.bridge])
+    if not found:
+        hint = "give a host file with networks, or --bridge 'br-*'"
+        raise InputError((Problem("", "there is no bridge to close", hint),))
+    return list(found)
 
 
 def _engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:

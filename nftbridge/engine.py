@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from nftbridge import config
 from nftbridge import netns as namespaces
@@ -25,9 +26,10 @@ from nftbridge.errors import (
     UnavailableError,
 )
 from nftbridge.model import Host
+from nftbridge.past import Past
 from nftbridge.plan import Plan, compare
 from nftbridge.policy.derive import MIRRORED_INTERFACE
-from nftbridge.state import State
+from nftbridge.trial import Trial
 
 _GENERATIONS = 1 << 32
 """The counter has 32 bits and skips zero: once in that many changes the kernel is listed again."""
@@ -50,6 +52,7 @@ class Status:
     observation: Observation
     applied: Host | None
     drift: Plan
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +89,13 @@ class Engine:
         self._state = state_of(target)
 
     @classmethod
-    def of_last_apply(cls, target: Target, wanted: str) -> tuple[Engine, Choice]:
+    def of_last_apply(cls, target: Target, wanted: str) -> tuple[Self, Choice]:
         """An engine to look at, or take out, what was applied: auto is the backend that did it."""
         choice = choose(wanted, target, state_of(target).backend())
         return cls(target, choice.backend), choice
 
     @classmethod
-    def to_apply(cls, target: Target, wanted: str) -> Engine:
+    def to_apply(cls, target: Target, wanted: str) -> Self:
         """An engine to bring the kernel to a host; nftables is not doubted where it did before."""
         recorded = state_of(target).backend()
         trusted = recorded if recorded == "nftables" else None
@@ -164,13 +167,17 @@ class Engine:
 
     def _apply(self, wanted: Callable[[], Host], source: Source | None = None) -> Plan:
         with self._state.locked():
-            host = settled(declared := wanted(), self._target.netns)
-            record = _Record.of(host, source if host is declared else None)
-            start = self._generation()
-            plan = self._short_way(record.document, start)
-            if plan is not None:
-                return self._go_short(plan, lambda: host, record, start)
-            return self._go_long(host, record, start)
+            return self._go_to(wanted(), source)
+
+    def _go_to(self, declared: Host, source: Source | None = None) -> Plan:
+        """The way to that host, with the lock held."""
+        host = settled(declared, self._target.netns)
+        record = _Record.of(host, source if host is declared else None)
+        start = self._generation()
+        plan = self._short_way(record.document, start)
+        if plan is not None:
+            return self._go_short(plan, lambda: host, record, start)
+        return self._go_long(host, record, start)
 
     def _is_as_recorded(self, generation: int | None) -> bool:
         """Whether the kernel must still be at what was last applied."""
@@ -275,6 +282,8 @@ class Engine:
             yield
             self._state.withdraw()  # what somebody announced and did not do
         else:
+            if self._leads_elsewhere(record):
+                self._state.step()
             self._state.announce(record.document, self._backend.name, canonical=record.canonical)
             try:
                 yield
@@ -285,6 +294,14 @@ class Engine:
         now = self._generation()
         if start is not None and now == (start + commits) % _GENERATIONS:
             self._state.set_mark(now, record.digest, record.forwarded)
+
+    def _leads_elsewhere(self, record: _Record) -> bool:
+        """Whether it is about another host; on trial the same one in other words is a repair."""
+        if self._state.document() == record.document:
+            return False
+        if not self._state.is_on_trial():
+            return True
+        return self._state.applied() != config.host_from_data(record.document)
 
     def _generation(self) -> int | None:
         incremental = self._backend.incremental
@@ -308,7 +325,12 @@ class Engine:
     def status(self) -> Status:
         """The kernel's side and the record's side, for people."""
         observed = self._observe()
-        return Status(observed, self._state.applied(), self._drift(observed))
+        drift = self._drift(observed)
+        return Status(observed, self._state.applied(), drift, self._state.trial())
+
+    def trial(self) -> Trial | None:
+        """The apply that waits to be confirmed."""
+        return self._state.trial()
 
     def _drift(self, observed: Observation) -> Plan:
         plans = [replace(self._way_to(h, observed), held_host=h) for h in self._known()]
@@ -317,14 +339,20 @@ class Engine:
         if self._state.removed() and not observed.rules:
             return Plan()
         found = "there are rules, but" if observed.present else "nothing is here, and"
-        return Plan(install=(f"{found} no apply is on record",))
+        unlike = observed.differences[:1] if observed.present else ()
+        return Plan(install=(f"{found} no apply is on record", *unlike))
 
     def remove(self, *, everything: bool) -> Removal:
         """Take out all that is ours; rules in DOCKER-USER stay unless `everything`."""
         with self._state.locked():
-            present = self._observe().present
-            kept = tuple(self._backend.remove(self._known, everything=everything))
-            self._state.forget()
+            if not self._state.removed():
+                self._state.step()
+            return self._take_out(everything=everything)
+
+    def _take_out(self, *, everything: bool) -> Removal:
+        present = self._observe().present
+        kept = tuple(self._backend.remove(self._known, everything=everything))
+        self._state.forget()
         return Removal(present, kept)
 
     def known(self) -> list[Host]:
@@ -351,9 +379,9 @@ class Engine:
         return compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
 
 
-def state_of(target: Target) -> State:
+def state_of(target: Target) -> Past:
     """The record of that table in that namespace."""
-    return State.of(target.state_directory, target.table, target.netns)
+    return Past.of(target.state_directory, target.table, target.netns)
 
 
 def settled(host: Host, netns: str | None = None) -> Host:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import groupby
 
 from nftbridge.backend import RuleCounter
 from nftbridge.choice import Choice, Target
 from nftbridge.engine import Status
+from nftbridge.history import Kept
 from nftbridge.model import Family, Host, Network, counted
 from nftbridge.plan import NOBODY, Plan, RowChange
 from nftbridge.policy.program import Owner
 from nftbridge.style import Style
+from nftbridge.trial import Trial
 
 
 def plan_text(plan: Plan, style: Style) -> Iterator[str]:
@@ -54,6 +57,8 @@ def status_text(status: Status, choice: Choice, target: Target, style: Style) ->
     yield f"{style.title('place')}     {choice.backend.place}{where}"
     yield f"{style.title('backend')}   {choice.backend.name} ({choice.reason})"
     yield f"{style.title('kernel')}    {_condition(status)}"
+    if status.trial is not None:
+        yield f"{style.title('trial')}     {status.trial}"
     if status.observation.user_rules:
         rules = counted(status.observation.user_rules, "rule")
         yield f"{style.title('yours')}     {rules} in DOCKER-USER"
@@ -73,6 +78,7 @@ def status_data(status: Status, choice: Choice) -> dict[str, object]:
         "backend_reason": choice.reason,
         "present": status.observation.present,
         "drift": plan_data(status.drift),
+        "trial": trial_data(status.trial),
         "user_rules": status.observation.user_rules,
         "foreign": list(status.observation.foreign),
         "networks": []
@@ -83,6 +89,43 @@ def status_data(status: Status, choice: Choice) -> dict[str, object]:
             for c in counters
         ],
     }
+
+
+def trial_data(trial: Trial | None) -> dict[str, object] | None:
+    """An apply that waits to be confirmed, for programs; None if there is none."""
+    if trial is None:
+        return None
+    left = round(trial.left(), 1)
+    return {"until": trial.until, "seconds_left": left, "guarded": trial.guarded()}
+
+
+def kept_text(kept: list[Kept]) -> Iterator[str]:
+    """What can be gone back to, newest first, a line each."""
+    for number, one in enumerate(kept, start=1):
+        yield f"{number:>3}  {kept_name(one)}"
+    if not kept:
+        yield "nothing was applied before what is there now"
+
+
+def kept_name(kept: Kept) -> str:
+    """One of them in a line."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(kept.time))
+    if not kept.readable:
+        return f"{when}  cannot be read: {kept.path}"
+    return f"{when}  {kept.host.summary() if kept.host else 'nothing of ours'}"
+
+
+def kept_data(kept: list[Kept]) -> list[dict[str, object]]:
+    """The same for programs; `time` is in seconds since 1970."""
+    return [
+        {
+            "time": round(one.time),
+            "readable": one.readable,
+            "backend": one.backend,
+            "summary": one.host.summary() if one.host else None,
+        }
+        for one in kept
+    ]
 
 
 def _by_network(plan: Plan) -> Iterator[tuple[str, Iterator[RowChange]]]:

@@ -67,6 +67,7 @@ class Session:
         """
         refusal = ""
         with self._state.locked():
+            self._state.check_no_trial()
             try:
                 done = self._without_looking(changes)
             except KernelRefusedError as error:

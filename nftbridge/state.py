@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from nftbridge import __version__, config
 from nftbridge import netns as namespaces
@@ -58,7 +58,7 @@ class State:
         self._heads: dict[str, tuple[object, dict[str, Any]]] = {}
 
     @classmethod
-    def of(cls, directory: Path, table: str, netns: str | None) -> State:
+    def of(cls, directory: Path, table: str, netns: str | None) -> Self:
         """The state of that table in `netns`, as `nftbridge.netns.inside` takes it."""
         with namespaces.inside(netns):
             return cls(directory, table, namespaces.cookie(), namespaces.boot())
@@ -165,6 +165,10 @@ class State:
         """Record that the announced transaction has not happened."""
         with self._reported():
             (self._folder / "pending.json").unlink(missing_ok=True)
+
+    def is_on_trial(self) -> bool:
+        """Whether an apply may be waiting to be confirmed; `Past` knows more."""
+        return (self._folder / "trial.json").exists()
 
     def set_mark(
         self, generation: int | None, source: str = "", forwarded: Iterable[str] = ()

@@ -100,7 +100,8 @@ class _Walk:
                 return None
             if kind not in ("jump", "goto"):
                 return _decision(kind, body, place)
-            below = self._table.chains.get(str(body["target"]))
+            target = body.get("target") if is_object(body) else None
+            below = self._table.chains.get(str(target))
             if below is None or depth == _DEEPEST:
                 self.doubts.append((place, None))
                 continue

@@ -22,6 +22,9 @@ from nftbridge.policy.catalogue import RELATIONS
 from nftbridge.policy.flat import FlatKey, FlatRows, Scalar
 from nftbridge.policy.program import Relation
 
+BASELINE_CHAIN = "baseline-FORWARD"
+"""Ours, there from boot to the first apply only: see `nftbridge.nft.baseline`."""
+
 _PROTOCOL_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp", 132: "sctp"}
 _PAYLOADS = {"ipv4": "ip", "ipv6": "ip6"}
 _UNWANTED = ("size", "auto-merge", "timeout", "gc-interval", "policy", "stmt")
@@ -45,6 +48,7 @@ class Listing:
     def foreign(self) -> tuple[str, ...]:
         """Chains, sets, maps, counters, quotas and so on that somebody else put into the table."""
         ours = {chain.name for chain in skeleton().chains} | {s.name for s in skeleton().sets}
+        ours.add(BASELINE_CHAIN)
         return tuple(n for n in (*self.chains, *self.sets, *self.others) if n not in ours)
 
     @property
@@ -69,9 +73,8 @@ def our_rules(listing: Listing) -> int:
 def ours(listing: Listing) -> tuple[list[str], list[tuple[str, str]]]:
     """The names of our chains, without DOCKER-USER, and of our sets (noun, name)."""
     parts = skeleton()
-    chains = [
-        c.name for c in parts.chains if c.name in listing.chains and c.name != parts.users_chain
-    ]
+    names = [BASELINE_CHAIN, *(c.name for c in parts.chains if c.name != parts.users_chain)]
+    chains = [name for name in names if name in listing.chains]
     sets = [(listing.sets[s.name]["noun"], s.name) for s in parts.sets if s.name in listing.sets]
     return chains, sets
 
@@ -109,6 +112,8 @@ def skeleton_differences(listing: Listing) -> Iterator[str]:
     """Each way in which chains, sets and rules are not what they ought to be, as a phrase."""
     if listing.table.get("flags"):  # their names are not reliable: nft 1.0.6 prints rubbish
         yield "the table has flags; if it is dormant, none of its chains is run"
+    if BASELINE_CHAIN in listing.chains:
+        yield f"the boot baseline is in force: chain {BASELINE_CHAIN} drops what is forwarded"
     for chain in skeleton().chains:
         if chain.name not in listing.chains:
             yield f"chain {chain.name} is missing"
@@ -138,7 +143,10 @@ def _rule_differences(listing: Listing) -> Iterator[str]:
 
 
 def outdated(table: str, listing: Listing) -> list[Command]:
-    """Deletions of our chains and sets that cannot be kept because they are declared otherwise."""
+    """Deletions of our chains and sets that cannot be kept because they are declared otherwise.
+
+    The boot baseline is among them.
+    """
     spot = {"family": "inet", "table": table}
     chains = [
         {"delete": {"chain": spot | {"name": chain.name}}}
@@ -147,6 +155,8 @@ def outdated(table: str, listing: Listing) -> list[Command]:
         and chain.name != skeleton().users_chain
         and _chain_signature(listing.chains[chain.name]) != _expected_chain(chain.name)
     ]
+    if BASELINE_CHAIN in listing.chains:
+        chains.append({"delete": {"chain": spot | {"name": BASELINE_CHAIN}}})
     sets = [
         {"delete": {listing.sets[s.name]["noun"]: spot | {"name": s.name}}}
         for s in skeleton().sets

@@ -14,7 +14,7 @@ import pytest
 
 from nftbridge import config
 from nftbridge.model import Host, Network
-from nftbridge.nft import document, lower, read, text
+from nftbridge.nft import baseline, document, lower, read, text
 from nftbridge.nft.document import Command
 from nftbridge.nft.syntax import Json
 from nftbridge.policy.flat import FlatRows
@@ -103,6 +103,19 @@ def test_it_loads_changes(suite: str) -> None:
     assert_holds(loaded(suite, first, *steps), moved(MANY))
     steps.append(as_json(document.change("nftbridge", rows_of(moved(MANY)), rows_of(MANY))))
     assert_holds(loaded(suite, first, *steps), MANY)
+
+
+def test_it_loads_a_document_over_the_boot_baseline(suite: str) -> None:
+    """As JSON and as text; then the document takes it out."""
+    bridges = ["br-a", "br-b", "docker*"]
+    as_text = baseline.script("nftbridge", bridges)
+    for form in (as_text, as_json(baseline.commands("nftbridge", bridges))):
+        objects = loaded(suite, form, form)
+        listing = read.parse(objects)
+        assert len(listing.rules[read.BASELINE_CHAIN]) == 4
+        outdated = read.outdated("nftbridge", listing)
+        whole = as_json(document.install("nftbridge", rows_of(MANY), outdated))
+        assert_holds(loaded(suite, form, whole), MANY)
 
 
 def moved(host: Host) -> Host:

@@ -78,6 +78,13 @@ def test_warnings_are_on_standard_error_and_the_file_is_good(tmp_path: Path) -> 
         ("plan", HOST, "--netns", "/etc/passwd"),
         ("plan", HOST, "--wait", "soon"),
         ("plan", HOST, "--wait", "nan"),
+        ("apply", HOST, "--confirm", "0"),
+        ("apply", HOST, "--confirm", "soon"),
+        ("baseline",),
+        ("baseline", "--bridge", "*"),
+        ("baseline", "--bridge", "br-much-too-long*"),
+        ("baseline", "--bridge", 'br" drop'),
+        ("baseline", "rulesets/missing.toml", "--print"),
         ("check", "-"),
     ],
     ids=" ".join,
@@ -111,6 +118,21 @@ def test_words_of_nft_are_no_table_names(command: tuple[str, ...], word: str) ->
     assert done.returncode == 1
     assert f"'{word}' is a word of nft's language" in done.stderr
     assert done.stdout == ""
+
+
+def test_the_baseline_is_printed_without_a_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["baseline", HOST, "--bridge", "br-*", "--print", "--table", "mine"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rule = "add rule inet mine baseline-FORWARD"
+    hook = "{ type filter hook forward priority -10; policy accept; }"
+    assert lines[:3] == [
+        "add table inet mine",
+        f"add chain inet mine baseline-FORWARD {hook}",
+        "flush chain inet mine baseline-FORWARD",
+    ]
+    assert lines[3] == f'{rule} iifname "br-front" counter drop comment "baseline"'
+    assert lines[-1] == f'{rule} oifname "br-*" counter drop comment "baseline"'
+    assert len(lines) == 7
 
 
 @pytest.mark.parametrize("name", ["nftbridge", "tabled", "my-table", "Table", "a.b_c-9"])

@@ -1,0 +1,120 @@
+"""What was applied before, in the state directory beside what was last applied.
+
+``history`` has the last ten records that were replaced. While an apply waits to be confirmed,
+``trial.json`` says until when, and ``before.json`` is what was applied before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nftbridge import history
+from nftbridge.errors import InputError, Problem
+from nftbridge.history import Kept
+from nftbridge.state import State
+from nftbridge.trial import CONFIRM, ROLLBACK, Process, Trial
+
+
+class Past(State):
+    """The state of one table in one network namespace, with the states before it."""
+
+    _aside = False
+
+    def kept(self) -> list[Kept]:
+        """What was applied before, newest first."""
+        with self._reported():
+            return history.kept(self._folder / "history")
+
+    def way_back(self) -> Kept | None:
+        """What was applied before an apply that is not confirmed, or else before the last one."""
+        if self.trial() is not None:
+            return history.read(self._folder / "before.json")
+        applied = self.applied()
+        known = applied is not None or self.removed()
+        # what is as it is now was kept by somebody who died before he could go on
+        usable = (k for k in self.kept() if k.readable and not (known and k.host == applied))
+        return next(usable, None)
+
+    def forget_from(self, kept: Kept) -> None:
+        """Forget what was gone back to, and all that came later."""
+        with self._reported():
+            for later in self.kept():
+                later.path.unlink(missing_ok=True)
+                if later.path == kept.path:
+                    break
+
+    def trial(self) -> Trial | None:
+        """The apply that waits to be confirmed, if it is of this boot."""
+        found = Trial.from_data(self._body("trial.json"))
+        return found if found is not None and found.boot == self._boot else None
+
+    def try_for(self, seconds: float, watchdog: Process) -> None:
+        """Record that all that is applied from now on is undone then, unless it is confirmed.
+
+        A trial under way is prolonged, and goes back to where it would have (RFC 6241, 8.4.1).
+        """
+        if self.trial() is None:
+            record = self._record()
+            if record is None:
+                self._write("folded.json", {"removed": True})
+            with self._reported():
+                before = self._folder / "before.json"
+                history.preserve(record or self._folder / "folded.json", before)
+        self.set_trial(Trial.lasting(seconds, self._boot, watchdog))
+
+    def set_trial(self, trial: Trial | None) -> None:
+        """Record which apply waits to be confirmed; None: no longer any."""
+        if trial is not None:
+            self._write("trial.json", trial.data())
+            return
+        with self._reported():
+            (self._folder / "trial.json").unlink(missing_ok=True)
+            (self._folder / "before.json").unlink(missing_ok=True)
+
+    def keep_trial(self) -> None:
+        """Record that what is on trial is there to stay, and can be gone back like any other."""
+        with self._reported():
+            history.keep(self._folder / "history", self._folder / "before.json")
+        self.set_trial(None)
+
+    def check_no_trial(self) -> None:
+        """Raise `InputError` if something else than what is applied has to be confirmed first."""
+        if not self._aside and (trial := self.trial()) is not None:
+            hint = f"{CONFIRM}, {ROLLBACK}; `apply --confirm SECONDS` goes on trying"
+            problem = Problem("", f"the last apply is {trial.condition()}", hint)
+            raise InputError((problem,))
+
+    def step(self) -> None:
+        """Keep what is applied, which is about to be replaced; raises as `check_no_trial`."""
+        self.check_no_trial()
+        record = None if self._aside else self._record()
+        if record is not None:
+            with self._reported():
+                history.keep(self._folder / "history", record)
+
+    @contextmanager
+    def aside(self) -> Generator[None]:
+        """Meanwhile nothing is a step that can be gone back, nor refused for want of confirmation.
+
+        To be used with the lock held.
+        """
+        self._aside = True
+        try:
+            yield
+        finally:
+            self._aside = False
+
+    def log(self, line: str) -> None:
+        """Add a line to the file that the watchdog of a trial writes to."""
+        with self._reported(), (self._folder / "watchdog.log").open("a") as file:
+            file.write(f"{line}\n")
+
+    def _record(self) -> Path | None:
+        """A file with what was last applied, never written in place; None if nothing is known."""
+        if not self._lines():
+            known = self.document() is not None or self.removed()
+            return self._folder / "applied.json" if known else None
+        self._write("folded.json", {"backend": self.backend(), "host": self.document()})
+        return self._folder / "folded.json"
