@@ -70,17 +70,21 @@ def apply(options: Namespace) -> int:
     if _stands(source, options):
         print(_NOTHING.format(f"table inet {options.table}", options.file))
         return 0
-    from nftbridge.report import plan_data, summary
+    from nftbridge.report import ended, plan_data, summary, unended
 
     engine, done = _applied_in_passing(source, options) or _applied(source, options)
     if options.json:
-        _print_json(plan_data(done))
+        _print_json(plan_data(done) | {"connections_ended": done.ended})
     elif done:
         print(f"applied to {engine.place}: {summary(done)}")
     else:
         print(_NOTHING.format(engine.place, options.file))
     if done.retried:
         print(f"nftbridge: warning: {done.retried}, so all was put in anew", file=sys.stderr)
+    if done.ended and not options.json:
+        print(ended(done))
+    if done.unended:
+        print(f"nftbridge: warning: {unended(done)}", file=sys.stderr)
     for phrase in done.kept:
         print(f"left behind by the other backend: {phrase}")
     return 0

@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("schema",),
     ("config", "policy"),
     ("plan", "difference", "inventory", "journal"),
+    ("conntrack",),
     ("backend",),
     ("nft", "compat"),
     ("state", "probe"),
@@ -38,7 +39,7 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # Each door to the outside has one place, given as the import names that may go through it.
 DOORS: dict[str, tuple[str, ...]] = {
     "nftables": ("nftbridge.nft.kernel",),
-    "pyroute2": ("nftbridge.lab", "nftbridge.netns"),
+    "pyroute2": ("nftbridge.conntrack.kernel", "nftbridge.lab", "nftbridge.netns"),
     "compat": (),  # the folder's name in the checkout; installed it is nftbridge.compat
     "tests": (),
 }
@@ -153,7 +154,11 @@ def test_every_layer_exists() -> None:
         ("nftbridge.compat.read", "import nftbridge.nft.read", "side by side"),
         ("nftbridge.nft.lower", "import nftables", "only for nftbridge.nft.kernel"),
         ("nftbridge.engine", "importlib.import_module('nftables')", "only for nftbridge.nft"),
-        ("nftbridge.engine", "from pyroute2.netns import create", "only for nftbridge.lab"),
+        (
+            "nftbridge.engine",
+            "from pyroute2.netns import create",
+            "only for nftbridge.conntrack.kernel",
+        ),
         ("nftbridge.cli", "import compat.lower", "only for nobody"),
         ("nftbridge.cli", "from tests import helper", "only for nobody"),
         ("nftbridge.cli", "from . import engine", "relative imports"),
