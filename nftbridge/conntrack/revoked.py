@@ -146,12 +146,14 @@ def revoked(
 
     Without `tcp` nothing is counted as revoked that only TCP could use.
     """
-    lost, come = _translations(removed), _translations(added)
-    closed = _closed(removed, added)
-    if not tcp:
-        lost, come = ({s: t for s, t in found.items() if s[1] != TCP} for found in (lost, come))
-        closed = {port: bridge for port, bridge in closed.items() if port[0] != TCP}
-    return Revoked(lost, come, closed, frozenset(a.packed for a in left), tcp=tcp)
+    unnoticed = "" if tcp else "tcp"
+    return Revoked(
+        _translations(removed, unnoticed),
+        _translations(added, unnoticed),
+        _closed(removed, added, unnoticed),
+        frozenset(address.packed for address in left),
+        tcp=tcp,
+    )
 
 
 def merged(rows: FlatRows, others: FlatRows) -> FlatRows:
@@ -207,12 +209,14 @@ def _through(translations: _Translations, flow: Flow) -> bool:
     )
 
 
-def _translations(rows: FlatRows) -> dict[_Slot, tuple[_Translation, ...]]:
+def _translations(rows: FlatRows, but: str) -> dict[_Slot, tuple[_Translation, ...]]:
+    """The translations of all protocols but one."""
     found: dict[_Slot, tuple[_Translation, ...]] = {}
     for relation in (known.PUBLISHED, known.PUBLISHED_ANYWHERE):
         for key, value in rows.get(relation, {}).items():
-            slot, translation = _translation(relation, key, value)
-            found[slot] = (*found.get(slot, ()), translation)
+            if key[-2] != but:
+                slot, translation = _translation(relation, key, value)
+                found[slot] = (*found.get(slot, ()), translation)
     return found
 
 
@@ -225,14 +229,19 @@ def _translation(relation: Relation, key: FlatKey, value: FlatKey) -> tuple[_Slo
     return slot, _Translation(at, (target, cast("int", target_port)))
 
 
-def _closed(removed: FlatRows, added: FlatRows) -> dict[_Port, str]:
+def _closed(removed: FlatRows, added: FlatRows, but: str) -> dict[_Port, str]:
     """The ports that were open and are not; nat-unprotected opens all without a row for each."""
+    gone = removed.get(known.OPEN_PORTS)
+    if not gone:
+        return {}
     opened = {key[2:] for key in added.get(known.OPEN_PORTS, ())}
     unprotected = added.get(known.UNPROTECTED_BRIDGES, {})
     return {
         (_NUMBERS[str(protocol)], _packed(family, address), cast("int", port)): str(bridge)
-        for family, bridge, address, protocol, port in removed.get(known.OPEN_PORTS, ())
-        if (address, protocol, port) not in opened and (family, bridge) not in unprotected
+        for family, bridge, address, protocol, port in gone
+        if protocol != but
+        and (address, protocol, port) not in opened
+        and (family, bridge) not in unprotected
     }
 
 
