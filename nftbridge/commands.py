@@ -80,28 +80,51 @@ def apply(options: Namespace) -> int:
         if not options.if_changed:
             print(_NOTHING.format(f"table inet {options.table}", options.file))
         return 0
-    from nftbridge.report import plan_data, summary, trial_data
-
-    engine, done, beside = _applied_in_passing(source, options) or _applied(source, options)
-    trial = engine.trial()
-    if options.if_changed and not done and not beside:
+    done = _applied_in_passing(source, options) or _applied(source, options)
+    if options.if_changed and not done.plan and not done.beside:
         return 0
     if options.json:
-        changes = {"changes": bool(done or beside), "firewalld": list(beside.lines())}
-        _print_json(plan_data(done) | changes | {"trial": trial_data(trial)})
-    elif done:
-        print(f"applied to {engine.place}: {summary(done)}")
+        _print_json(_applied_data(done))
     else:
-        print(_NOTHING.format(engine.place, options.file))
-    if trial is not None and not options.json:
-        print(trial)
+        _print_lines(_applied_text(done, options))
+    _warn_of_plan(done.plan)
+    return 0
+
+
+def _applied_data(done: _Applied) -> dict[str, object]:
+    from nftbridge.report import plan_data, trial_data
+
+    return plan_data(done.plan) | {
+        "changes": bool(done.plan or done.beside),
+        "firewalld": list(done.beside.lines()),
+        "trial": trial_data(done.engine.trial()),
+        "connections_ended": done.plan.ended,
+    }
+
+
+def _applied_text(done: _Applied, options: Namespace) -> Iterator[str]:
+    from nftbridge.report import ended, summary
+
+    if done.plan:
+        yield f"applied to {done.engine.place}: {summary(done.plan)}"
+    else:
+        yield _NOTHING.format(done.engine.place, options.file)
+    if (trial := done.engine.trial()) is not None:
+        yield str(trial)
+    yield from _of_firewalld(done.beside)
+    if done.plan.ended:
+        yield ended(done.plan)
+    for phrase in done.plan.kept:
+        yield f"left behind by the other backend: {phrase}"
+
+
+def _warn_of_plan(done: Plan) -> None:
+    from nftbridge.report import unended
+
     if done.retried:
         print(f"nftbridge: warning: {done.retried}, so all was put in anew", file=sys.stderr)
-    if not options.json:
-        _print_lines(_of_firewalld(beside))
-    for phrase in done.kept:
-        print(f"left behind by the other backend: {phrase}")
-    return 0
+    if done.unended:
+        print(f"nftbridge: warning: {unended(done)}", file=sys.stderr)
 
 
 def verify(options: Namespace) -> int:

@@ -16,6 +16,7 @@ from nftbridge import netns as namespaces
 from nftbridge.backend import Backend, Observation
 from nftbridge.choice import Choice, Target, choose
 from nftbridge.config import Source
+from nftbridge.conntrack.revoked import Revoked, departed, merged, reshaped, revoked
 from nftbridge.difference import Document, difference, stands_apart
 from nftbridge.effects import forwarded_families, may_lack_effects, missing_effects
 from nftbridge.errors import (
@@ -25,7 +26,7 @@ from nftbridge.errors import (
     Problem,
     UnavailableError,
 )
-from nftbridge.model import Host
+from nftbridge.model import Host, Network
 from nftbridge.past import Past
 from nftbridge.plan import Plan, compare
 from nftbridge.policy.derive import MIRRORED_INTERFACE
@@ -234,25 +235,61 @@ class Engine:
     ) -> Plan:
         """Change rows without having looked; if the kernel objects, put everything in anew."""
         incremental = self._backend.incremental
+        gone = self._revoked(plan, host)
         with self._recorded(record, start, commits=int(bool(plan))):
             try:
                 if plan and incremental is not None:
                     incremental.exchange(plan.removed, plan.added)
             except KernelRefusedError as refusal:
-                return self._install(host(), plan, refusal)
-        return plan
+                plan = self._install(host(), plan, refusal)
+        return cut_off(plan, gone, self._target)
 
     def _go_long(self, host: Host, record: _Record, start: int | None) -> Plan:
         """Look at the kernel, and change what is not as `host` declares it."""
         before = self._before()
         observed = self._observe(host)
         plan, kept = self._way_to(host, observed), tuple[str, ...]()
+        gone = self._revoked_since(self._state.applied() if plan else None, host, plan)
         with self._recorded(record, start, commits=int(bool(plan)), anyway=before is not None):
             if plan:
                 plan = self._bring_to(host, observed, plan)
             if before is not None:  # for a moment both decide, and the stricter one counts
                 kept = tuple(before.remove(self._known, everything=False))
-        return replace(plan, kept=kept)
+        return cut_off(replace(plan, kept=kept), gone, self._target)
+
+    def _revoked(self, plan: Plan, host: Callable[[], Host]) -> Revoked:
+        """What a change of rows takes away; `plan` has the networks that differ, as they were."""
+        held, wanted = plan.held_host, plan.wanted_host
+        if held is None or wanted is None:
+            return Revoked()
+        left = departed(held, wanted, plan.removed)
+        found = revoked(plan.removed, plan.added, tcp=wanted.cut_revoked, left=left)
+        networks = reshaped(held, wanted)
+        whole = self._state.applied() if networks else None
+        return found if whole is None else self._judged(found, whole, host(), networks)
+
+    def _revoked_since(self, held: Host | None, host: Host, plan: Plan) -> Revoked:
+        """What `plan` takes away, and the way from the last apply if rows were lost since."""
+        left = departed(held, host, plan.removed)
+        found = revoked(plan.removed, plan.added, tcp=host.cut_revoked, left=left)
+        if held is None:
+            return found
+        if plan.install:  # what is observed then says little of what was let through before
+            way = compare(self._backend.rows(held), self._backend.rows(host))
+            removed, added = merged(way.removed, plan.removed), merged(way.added, plan.added)
+            found = revoked(removed, added, tcp=host.cut_revoked, left=left)
+        return self._judged(found, held, host, reshaped(settled(held, self._target.netns), host))
+
+    def _judged(
+        self, found: Revoked, held: Host, wanted: Host, networks: tuple[Network, ...]
+    ) -> Revoked:
+        """`found`, with an eye on flows of networks that are another kind now."""
+        if not networks:
+            return found
+        from nftbridge.conntrack.judge import judgement
+
+        before, after = (settled(host, self._target.netns) for host in (held, wanted))
+        return replace(found, judge=judgement(before, after, networks))
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:
@@ -377,6 +414,16 @@ class Engine:
     def _way_to(self, host: Host, observed: Observation) -> Plan:
         wanted = self._backend.rows(host)
         return compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
+
+
+def cut_off(plan: Plan, gone: Revoked, target: Target) -> Plan:
+    """End the connections that `gone` concerns, after the rules are in: `plan` says how it went."""
+    if not plan or not gone:
+        return plan
+    from nftbridge.conntrack import kernel
+
+    done = kernel.end(gone, target.netns)
+    return replace(plan, ended=done.count, unended=done.problem)
 
 
 def state_of(target: Target) -> Past:

@@ -105,6 +105,30 @@ class Inventory:
         networks = tuple(bridge.whole() for bridge in self._bridges.values())
         return replace(self._options, networks=networks)
 
+    @property
+    def cut_revoked(self) -> bool:
+        """The option of that name."""
+        return self._options.cut_revoked
+
+    def leaving(self, changes: Iterable[Change]) -> set[Address]:
+        """The container addresses that these changes, not made yet, leave to nobody.
+
+        Those of a network that goes are among them even if it comes again: as another, perhaps.
+        """
+        detached, deleted, attached = set[Address](), set[Address](), set[Address]()
+        for change in changes:
+            match change:
+                case Detach(name, container) if name in self._bridges:
+                    box = self._bridges[name].boxes.get(container)
+                    detached |= set[Address]() if box is None else _addresses(box.shell)
+                case Delete(name) if name in self._bridges:
+                    deleted |= self._bridges[name].addresses
+                case Attach(_, container):
+                    attached |= _addresses(container)
+                case _:
+                    pass
+        return (detached - attached) | deleted
+
     def change(self, changes: Iterable[Change]) -> tuple[FlatRows, FlatRows]:
         """Make the changes in this order; returns the rows that go and those that come.
 

@@ -40,6 +40,22 @@ def summary(plan: Plan) -> str:
     return f"chains and rules installed, {rows}" if plan.install else rows
 
 
+def ended(plan: Plan) -> str:
+    """How many connections an apply has ended, in a line."""
+    one = plan.ended == 1
+    reason = f"that {'is' if one else 'are'} no longer allowed, or led elsewhere by now,"
+    return f"{counted(plan.ended, 'connection')} {reason} {'was' if one else 'were'} ended"
+
+
+def unended(plan: Plan) -> str:
+    """Why an apply could not end connections, and what to do about it."""
+    hint = "`conntrack -D` ends them; see what is there with `conntrack -L`"
+    return (
+        "the rules are in, but connections that are no longer allowed may go on:"
+        f" {plan.unended}\n    hint: {hint}"
+    )
+
+
 def plan_data(plan: Plan) -> dict[str, object]:
     """A plan for programs."""
     rows = list(plan.rows())

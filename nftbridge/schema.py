@@ -31,7 +31,7 @@ VERSION = 1
 """The version of the format that this code reads and writes."""
 
 FILE_KEYS = ("version", "host", "network")
-FLAGS = ("ipv4", "ipv6", "userland_proxy", "allow_direct_routing")
+FLAGS = ("ipv4", "ipv6", "userland_proxy", "allow_direct_routing", "cut_revoked")
 HOST_KEYS = (*FLAGS, "wsl2_mirrored", "layout", "accept_missing", "ip_forward")
 NETWORK_KEYS = (
     "name", "bridge", "subnets", "internal", "icc", "masquerade", "gateway_mode_ipv4",

@@ -16,10 +16,11 @@ from dataclasses import replace
 
 from nftbridge.backend import Backend, Incremental
 from nftbridge.choice import Target, choose
-from nftbridge.engine import Engine, state_of
+from nftbridge.conntrack.revoked import revoked
+from nftbridge.engine import Engine, cut_off, state_of
 from nftbridge.errors import InputError, KernelRefusedError, NftbridgeError
 from nftbridge.inventory import DoubtfulError, Inventory
-from nftbridge.model import Host
+from nftbridge.model import Address, Host
 from nftbridge.model.changes import Change, changed
 from nftbridge.plan import Plan
 from nftbridge.policy.flat import FlatRows
@@ -43,6 +44,7 @@ class Session:
     """One table in one network namespace, held open."""
 
     def __init__(self, target: Target, backend: Backend) -> None:
+        self._target = target
         self._backend = backend
         self._engine = Engine(target, backend)
         self._state = state_of(target)
@@ -93,13 +95,16 @@ class Session:
         start = incremental.generation() if incremental else None
         if incremental is None or start is None or self._state.mark() != start:
             return None
-        rows = self._rows(changes)
-        if rows is None:
+        inventory = self._current()
+        left = set[Address]() if inventory is None else inventory.leaving(changes)
+        rows = None if inventory is None else self._rows(inventory, changes)
+        if inventory is None or rows is None:
             return None
         if not incremental.can_exchange(*rows):
             self._inventory = None
             return None
-        return self._send(changes, Plan(removed=rows[0], added=rows[1]), incremental, start)
+        plan = self._send(changes, Plan(removed=rows[0], added=rows[1]), incremental, start)
+        return cut_off(plan, revoked(*rows, tcp=inventory.cut_revoked, left=left), self._target)
 
     def _send(
         self, changes: tuple[Change, ...], plan: Plan, incremental: Incremental, start: int
@@ -119,11 +124,10 @@ class Session:
             self._state.set_mark(expected)
         return plan
 
-    def _rows(self, changes: tuple[Change, ...]) -> tuple[FlatRows, FlatRows] | None:
+    def _rows(
+        self, inventory: Inventory, changes: tuple[Change, ...]
+    ) -> tuple[FlatRows, FlatRows] | None:
         """What goes and what comes; None if the whole host has to be built to find out."""
-        inventory = self._current()
-        if inventory is None:
-            return None
         try:
             return inventory.change(changes)
         except (DoubtfulError, InputError) as error:

@@ -24,7 +24,8 @@ class Host:
 
     `wsl2_mirrored` None means that the machine decides (host file: ``"auto"``); it has to be
     settled before rules are made of the host. `accept_missing` names protections without which the
-    host may be applied where the kernel cannot do them.
+    host may be applied where the kernel cannot do them. `cut_revoked` ends TCP connections,
+    too, when what let them in is gone; flows of other protocols end anyway.
     """
 
     networks: tuple[Network, ...] = ()
@@ -36,6 +37,7 @@ class Host:
     layout: str = LAYOUTS[0]
     accept_missing: tuple[Protection, ...] = ()
     ip_forward: IpForward = IpForward.CHECK
+    cut_revoked: bool = False
 
     def __post_init__(self) -> None:
         findings = tuple(host_findings(self.networks))
