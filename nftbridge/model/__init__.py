@@ -6,15 +6,22 @@ which cannot be built in violation of them. The written schema is in README.md.
 
 from __future__ import annotations
 
-from nftbridge.model.checks import Finding, host_findings, interface_name_problem
+from nftbridge.model.checks import (
+    Finding,
+    host_findings,
+    interface_name_problem,
+    option_findings,
+)
 from nftbridge.model.host import Host
 from nftbridge.model.parts import (
     Address,
     Container,
     Family,
     GatewayMode,
+    Mark,
     Network,
     Prefix,
+    Priorities,
     Protocol,
     Publication,
     counted,
@@ -27,11 +34,14 @@ __all__ = [
     "Finding",
     "GatewayMode",
     "Host",
+    "Mark",
     "Network",
     "Prefix",
+    "Priorities",
     "Protocol",
     "Publication",
     "counted",
     "host_findings",
     "interface_name_problem",
+    "option_findings",
 ]

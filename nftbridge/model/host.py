@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nftbridge.errors import InputError, Problem
-from nftbridge.model.checks import host_findings
-from nftbridge.model.parts import Family, Network, Protection, counted
+from nftbridge.model.checks import host_findings, option_findings
+from nftbridge.model.parts import (
+    DOCKERS_PRIORITIES,
+    Family,
+    Mark,
+    Network,
+    Priorities,
+    Protection,
+    counted,
+)
 
 LAYOUTS = ("docker-28",)
 
@@ -17,7 +25,8 @@ class Host:
 
     `wsl2_mirrored` None means that the machine decides (host file: ``"auto"``); it has to be
     settled before rules are made of the host. `accept_missing` names protections without which the
-    host may be applied where the kernel cannot do them.
+    host may be applied where the kernel cannot do them. Packets that the forward rules accept get
+    `accept_mark`, and those that carry `trust_mark` when they come there are accepted.
     """
 
     networks: tuple[Network, ...] = ()
@@ -28,9 +37,15 @@ class Host:
     wsl2_mirrored: bool | None = False
     layout: str = LAYOUTS[0]
     accept_missing: tuple[Protection, ...] = ()
+    accept_mark: Mark | None = None
+    trust_mark: Mark | None = None
+    priorities: Priorities = DOCKERS_PRIORITIES
 
     def __post_init__(self) -> None:
-        findings = tuple(host_findings(self.networks))
+        findings = (
+            *option_findings(self.accept_mark, self.trust_mark, self.priorities),
+            *host_findings(self.networks),
+        )
         if findings:
             raise InputError(tuple(Problem(f.where, f.message, f.hint) for f in findings))
 
