@@ -210,10 +210,10 @@ def _rendered(host: Host, options: Namespace) -> str:
         return script(host, family, LAYOUTS[options.iptables_layout])
     from nftbridge.nft import document, lower, text
 
-    rows = lower.rows_in_kernel(host)
+    rows, setting = lower.rows_in_kernel(host), lower.Setting.of(host)
     if options.format == "nft":
-        return text.script(options.table, rows)
-    return document.pretty(document.install(options.table, rows)) + "\n"
+        return text.script(options.table, rows, setting)
+    return document.pretty(document.install(options.table, rows, (), setting)) + "\n"
 
 
 def _target(options: Namespace) -> Target:

@@ -11,7 +11,6 @@ from enum import Enum
 from typing import Protocol
 
 from nftbridge.model import Address, Host
-from nftbridge.policy.derive import derive
 from nftbridge.policy.evaluate import Evaluator, Packet
 from nftbridge.policy.program import Dnat, Final, Snat
 from nftbridge.policy.rules import CHAINS
@@ -77,7 +76,7 @@ class Reference:
     """The reference evaluator's opinion."""
 
     def __init__(self, host: Host) -> None:
-        self._evaluator = Evaluator(derive(host))
+        self._evaluator = Evaluator.of(host)
         self._chains = {chain.name: chain for chain in CHAINS}
 
     def outcome(self, hook: Hook, packet: Packet) -> Outcome:
