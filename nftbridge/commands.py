@@ -153,6 +153,19 @@ def remove(options: Namespace) -> int:
     return 0
 
 
+def snippet(options: Namespace) -> int:
+    """Print lines with which another firewall lets pass what nftbridge accepts."""
+    from nftbridge.snippet import lines
+
+    host = _load(options) if options.file else _last_applied(options)
+    found = list(lines(host, options.firewall))
+    if options.json:
+        _print_json({"for": options.firewall, "lines": found})
+    else:
+        _print_lines(found)
+    return 0
+
+
 def probe(options: Namespace) -> int:
     """Try what this kernel and its programs offer."""
     from nftbridge.probe.run import probe as try_everything
@@ -185,7 +198,19 @@ def demo(options: Namespace) -> int:
 
 HANDLERS: dict[str, Callable[[Namespace], int]] = {
     handler.__name__: handler
-    for handler in (check, render, plan, apply, verify, status, explain, remove, probe, demo)
+    for handler in (
+        check,
+        render,
+        plan,
+        apply,
+        verify,
+        status,
+        explain,
+        remove,
+        probe,
+        demo,
+        snippet,
+    )
 }
 """By the command's name."""
 
@@ -269,6 +294,16 @@ def _engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:
     from nftbridge.engine import Engine
 
     return Engine.of_last_apply(_target(options), _wanted(options))
+
+
+def _last_applied(options: Namespace) -> Host:
+    from nftbridge.engine import state_of
+
+    applied = state_of(_target(options)).applied()
+    if applied is None:
+        problem = Problem("FILE", "no apply is on record", "give the host file")
+        raise InputError((problem,))
+    return applied
 
 
 def _way(options: Namespace, question: Question, host: Host | None) -> Way:

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from nftbridge import config, schema
 from nftbridge.errors import InputError
-from nftbridge.model import Container, GatewayMode, Host, Network, Protocol, Publication
+from nftbridge.model import (
+    Container,
+    GatewayMode,
+    Host,
+    Mark,
+    Network,
+    Priorities,
+    Protocol,
+    Publication,
+)
 from nftbridge.model.parts import Protection
 from tests.unit.hostfiles import DESIGN, of_json, of_toml
 
@@ -29,6 +38,14 @@ def hosts(draw: st.DrawFn) -> Host:
     networks = tuple(draw(networks_numbered(n)) for n in range(draw(st.integers(0, 3))))
     flags["wsl2_mirrored"] = draw(st.none() | st.booleans())
     flags["accept_missing"] = tuple(draw(st.lists(st.sampled_from(Protection), unique=True)))
+    flags["accept_mark"] = draw(st.none() | st.sampled_from([Mark(0x1000, 0x1000), Mark(4, 12)]))
+    flags["trust_mark"] = draw(st.none() | st.sampled_from([Mark(1 << 31, 3 << 30), Mark(2, 2)]))
+    flags["priorities"] = Priorities(
+        raw=draw(st.integers(-399, -200)),
+        dstnat=draw(st.integers(-199, 1000)),
+        forward=draw(st.integers(-(2**31) + 1, 2**31 - 1)),
+        srcnat=draw(st.integers(-199, 1000)),
+    )
     return Host(networks, **flags)
 
 

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("choice", "standing"),
     ("engine",),
     ("session",),
-    ("report", "lab"),
+    ("report", "lab", "snippet"),
     ("explain",),
     ("demo",),
     ("commands",),
