@@ -8,7 +8,7 @@ from dataclasses import replace
 from nftbridge.backend import Incremental, KnownHosts, Observation
 from nftbridge.compat import read
 from nftbridge.compat.held import EARLY, Held, homes, is_own, lacking
-from nftbridge.compat.lower import TableChain, chain_name, chains
+from nftbridge.compat.lower import MARK_ACCEPT, TableChain, chain_name, chains
 from nftbridge.compat.restore import Commit, TableText, commits
 from nftbridge.compat.syntax import ChainText
 from nftbridge.compat.text import chain_text
@@ -17,11 +17,18 @@ from nftbridge.compat.tree import DOCKER, Layout
 from nftbridge.effects import Shortcoming
 from nftbridge.errors import KernelRefusedError, PartlyAppliedError, Problem, UnavailableError
 from nftbridge.model import Family, Host, counted
-from nftbridge.model.parts import Protection
+from nftbridge.model.parts import DOCKERS_PRIORITIES, Protection
 from nftbridge.policy.flat import FlatRows, flat_rows
-from nftbridge.policy.rules import CHAINS, DOCKER_USER
+from nftbridge.policy.rules import CHAINS, DOCKER_USER, program_of
 
 _LATER = ("filter", "nat")
+
+
+_FIXED_PRIORITIES = Problem(
+    "host.priorities",
+    "has no effect: the built-in chains of iptables stand where they are",
+    "take it out, or use --backend nftables",
+)
 
 
 class IptablesBackend:
@@ -79,6 +86,8 @@ class IptablesBackend:
         for family in host.families():
             if self._early(family) is None:
                 yield Shortcoming(_without_early(family), Protection.DIRECT_ACCESS)
+        if host.priorities != DOCKERS_PRIORITIES:
+            yield Shortcoming(_FIXED_PRIORITIES)
         if Family.IPV6 in host.families() and not self._tools.offers(Family.IPV6, "nat"):
             off = ", ".join(_published(host, Family.IPV6))
             problem = Problem(
@@ -142,8 +151,10 @@ class IptablesBackend:
         # what an earlier apply put into the other early table is taken out last
         other = EARLY[1] if early == EARLY[0] else EARLY[0]
         emptied = tuple(replace(chain, lines=()) for chain in drops)
+        unwanted = {"filter": (MARK_ACCEPT,)} if host.accept_mark is None else {}
         tables = [
-            TableText(t, tuple(chain_text(c) for c in wanted if c.table == t)) for t in _LATER
+            TableText(t, tuple(chain_text(c) for c in wanted if c.table == t), unwanted.get(t, ()))
+            for t in _LATER
         ]
         if family is Family.IPV6 and not self._tools.offers(family, "nat"):
             tables = [table for table in tables if table.name != "nat"]
@@ -167,7 +178,8 @@ class IptablesBackend:
 
 def _said_without(tables: frozenset[str], host: Host, family: Family) -> FlatRows:
     """The rows that a kernel without these tables says it has."""
-    wanted = zip(CHAINS, chains(host, family), strict=True)
+    program = program_of(host)
+    wanted = zip(program, chains(host, family, program), strict=True)
     lines = {
         chain: chain_text(made).lines
         for chain, made in wanted
@@ -192,6 +204,8 @@ def _nothing(held: Held, *, keep_users: bool) -> list[TableText]:
         homes = [c for c in CHAINS if c.table == table or (c.table == "raw" and table in EARLY)]
         builtin = tuple(ChainText(chain_name(c), (), builtin=True) for c in homes if c.hook)
         gone = [chain_name(c) for c in homes if is_own(c) or (c.users and not keep_users)]
+        if table == "filter":
+            gone.append(MARK_ACCEPT)  # behind those that jump to it
         tables.append(
             TableText(table, builtin, tuple(g for g in gone if g in held.tables.get(table, {})))
         )

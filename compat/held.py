@@ -8,7 +8,7 @@ from functools import cached_property
 
 from nftbridge.backend import RuleCounter
 from nftbridge.compat import read
-from nftbridge.compat.lower import chain_name, chains
+from nftbridge.compat.lower import MARK_ACCEPT, chain_name, chains, marking
 from nftbridge.compat.read import ListedLine, Understood
 from nftbridge.compat.restore import TableState, misarranged
 from nftbridge.compat.syntax import ChainText
@@ -16,7 +16,7 @@ from nftbridge.compat.tools import TABLES, Tools
 from nftbridge.compat.tree import DOCKER, TREE, Layout, flatten, is_subchain
 from nftbridge.model import Family, Host
 from nftbridge.policy.program import Chain
-from nftbridge.policy.rules import CHAINS, FILTER_FORWARD, RAW_PREROUTING, USER
+from nftbridge.policy.rules import CHAINS, FILTER_FORWARD, RAW_PREROUTING, USER, program_of
 
 EARLY = ("raw", "mangle")
 """Where the early drops can stand: raw, or mangle on kernels without it."""
@@ -54,6 +54,7 @@ def lacking(family: Family, tools: Tools) -> frozenset[str]:
 class Held:
     """The tables of one family. `hosts` are those whose lines in built-in chains are ours.
 
+    The last of them is the one whose rules the lines are held against.
     `lacking` are tables that this kernel cannot have: nothing of ours is missed there.
 
     Except in `tables` and `states`, lines stand where Docker's layout has them.
@@ -74,7 +75,7 @@ class Held:
     @cached_property
     def ours(self) -> Mapping[Chain, Sequence[ListedLine]]:
         """Our lines of every chain; all of them in the chains that are ours alone."""
-        return {chain: tuple(self._ours(chain)) for chain in CHAINS if not chain.users}
+        return {chain: tuple(self._ours(chain)) for chain in self._program if not chain.users}
 
     @cached_property
     def said(self) -> Understood:
@@ -126,6 +127,7 @@ class Held:
                 yield f"{label}: chains are there, but the family is switched off"
             return
         yield from (f"{label}: {phrase}" for phrase in self._missing())
+        yield from (f"{label}: {phrase}" for phrase in self._mismarked(wanted))
         yield from (f"{label}: {phrase}" for phrase in self._misarranged(layout or self.layout))
 
     def counters(self) -> Iterator[RuleCounter]:
@@ -139,8 +141,19 @@ class Held:
             for name, (packets, size) in totals.items():
                 yield RuleCounter(f"{chain_name(chain)} ({self.family.label})", name, packets, size)
 
+    def _mismarked(self, wanted: Host) -> Iterator[str]:
+        """A chain for marking that does something else, or that nobody wants."""
+        held = self.tables.get("filter", {}).get(MARK_ACCEPT)
+        if wanted.accept_mark is None:
+            if held is not None:
+                yield f"chain {MARK_ACCEPT} of table filter is there, but there is no accept_mark"
+        elif held is None:
+            yield f"chain {MARK_ACCEPT} of table filter is missing"
+        elif list(map(str, held)) != list(map(str, marking(wanted.accept_mark).lines)):
+            yield f"chain {MARK_ACCEPT} of table filter does not mark and accept"
+
     def _missing(self) -> Iterator[str]:
-        for chain in CHAINS:
+        for chain in self._program:
             if self.lacking.issuperset(homes(chain)):
                 continue
             name = chain_name(chain)
@@ -168,6 +181,10 @@ class Held:
             yield f"the chains have the {self.layout.name} layout, not the {layout.name} layout"
         else:
             yield from wrong
+
+    @property
+    def _program(self) -> tuple[Chain, ...]:
+        return program_of(self.hosts[-1]) if self.hosts else CHAINS
 
     @cached_property
     def _flat(self) -> Mapping[str, Mapping[str, Sequence[ListedLine]]]:

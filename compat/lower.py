@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from nftbridge.compat.syntax import Jump as Target
-from nftbridge.compat.syntax import Line, Match
-from nftbridge.model import Family, Host
+from nftbridge.compat.syntax import Line, Match, constant
+from nftbridge.model import Family, Host, Mark
 from nftbridge.policy.derive import derive, owners
 from nftbridge.policy.program import (
     Block,
@@ -28,6 +28,7 @@ from nftbridge.policy.program import (
     Jump,
     Key,
     Leave,
+    MarkedAccept,
     NotIn,
     Order,
     Owner,
@@ -38,7 +39,7 @@ from nftbridge.policy.program import (
     Value,
     admits,
 )
-from nftbridge.policy.rules import CHAINS, DOCKER_NAT
+from nftbridge.policy.rules import CHAINS, DOCKER_NAT, program_of
 
 _TARGETS = {
     Final.ACCEPT: "ACCEPT",
@@ -46,6 +47,10 @@ _TARGETS = {
     Final.RETURN: "RETURN",
     Final.MASQUERADE: "MASQUERADE",
 }
+
+
+MARK_ACCEPT = "DOCKER-MARK-ACCEPT"
+"""The chain that puts a host's accept mark on packets and accepts them: a line has one target."""
 
 
 class InexpressibleError(Exception):
@@ -68,12 +73,14 @@ def chains(
 ) -> tuple[TableChain, ...]:
     """The chains of `family` with their lines, in the program's order; none if the family is off.
 
-    `program` are those wanted, all of them unless told.
+    `program` are those wanted; unless told all of them and, where there is a mark to put on what is
+    accepted, behind them the chain that does it.
     """
     if family not in host.families():
         return ()
     lowering = Lowering(derive(host), owners(host), family)
-    return tuple(
+    helpers = [marking(host.accept_mark)] if host.accept_mark and program is None else []
+    made = (
         TableChain(
             chain.table,
             chain_name(chain),
@@ -81,8 +88,16 @@ def chains(
             chain.users,
             tuple(lowering.lines(chain)),
         )
-        for chain in (CHAINS if program is None else program)
+        for chain in (program_of(host) if program is None else program)
     )
+    return (*made, *helpers)
+
+
+def marking(mark: Mark) -> TableChain:
+    """The chain that accept rules jump to; it never returns."""
+    put = Line((), Target("MARK", ("--set-xmark", str(mark))))
+    lines = (put, Line((), Target("ACCEPT")))
+    return TableChain("filter", MARK_ACCEPT, builtin=False, users=False, lines=lines)
 
 
 def chain_name(chain: Chain) -> str:
@@ -142,10 +157,10 @@ class Lowering:
                 case In():
                     continue  # the driver: its row is settled
                 case Is(field, values):
-                    _add(rule, matches, Match(field, values))
-                case IsNot(field, constant):
-                    if admits(constant, self._family):
-                        _add(rule, matches, Match(field, (constant,), negated=True))
+                    _add(rule, matches, Match(field, tuple(map(constant, values))))
+                case IsNot(field, unwanted):
+                    if admits(unwanted, self._family):
+                        _add(rule, matches, Match(field, (constant(unwanted),), negated=True))
                 case NotIn(relation, fields) | Leave(relation, fields):
                     excluded = self._excluded(rule, relation, fields, settled)
                     if excluded is True:
@@ -217,5 +232,7 @@ def _target(rule: Rule, value: Key) -> Target:
             return Target("DNAT", ("--to-destination", f"{host}:{port}"))
         case Snat():
             return Target("SNAT", ("--to-source", str(value[0])))
+        case MarkedAccept():
+            return Target(MARK_ACCEPT)
         case final:
             return Target(_TARGETS[final])

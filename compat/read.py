@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_network
 
-from nftbridge.compat.lower import Lowering, chain_name
+from nftbridge.compat.lower import MARK_ACCEPT, Lowering, chain_name
 from nftbridge.compat.syntax import Jump as Target
-from nftbridge.compat.syntax import Line, Match, parse
+from nftbridge.compat.syntax import Line, Match, constant, parse
 from nftbridge.model import Address, Family
 from nftbridge.policy.catalogue import RELATIONS
 from nftbridge.policy.flat import FlatKey, FlatRows
@@ -27,6 +27,7 @@ from nftbridge.policy.program import (
     Key,
     Kind,
     Leave,
+    MarkedAccept,
     NotIn,
     Owner,
     Relation,
@@ -218,9 +219,9 @@ def _taken(left: dict[Field, Match], relation: Relation, fields: Sequence[Field]
 
 def _constant_holds(condition: Is | IsNot, family: Family, left: dict[Field, Match]) -> bool:
     if isinstance(condition, Is):
-        expected = Match(condition.field, condition.values)
+        expected = Match(condition.field, tuple(map(constant, condition.values)))
     elif admits(condition.value, family):
-        expected = Match(condition.field, (condition.value,), negated=True)
+        expected = Match(condition.field, (constant(condition.value),), negated=True)
     else:
         return True
     return left.pop(condition.field, None) == expected
@@ -248,6 +249,8 @@ def _target_value(rule: Rule, target: Target) -> Key | None:
             return target.translated() if target.name == "DNAT" else None
         case Snat():
             return target.translated() if target.name == "SNAT" else None
+        case MarkedAccept():
+            return () if target == Target(MARK_ACCEPT) else None
         case Jump(chain):
             return () if target == Target(_legacy_name(chain)) else None
         case Final() as final:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from nftbridge.policy.program import Field, Key, Value
+from nftbridge.model import Mark
+from nftbridge.policy.program import Constant, Field, Key, Value
 
 _OPTIONS = {
     Field.SADDR: "-s",
@@ -18,8 +19,9 @@ _OPTIONS = {
 """The matches that iptables itself has, in the order in which iptables-save lists them."""
 
 _TYPES = {Field.SADDR_TYPE: "--src-type", Field.DADDR_TYPE: "--dst-type"}
+_ALL_BITS = "/0xffffffff"  # a mask that iptables-save leaves out
 _TRANSLATIONS = ("--to-destination", "--to-source")
-_EXTENSIONS = frozenset({"tcp", "udp", "sctp", "addrtype", "conntrack"})
+_EXTENSIONS = frozenset({"tcp", "udp", "sctp", "addrtype", "conntrack", "mark"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,10 @@ def _address(text: str) -> tuple[Value, ...]:
     return (network.network_address if network.prefixlen == network.max_prefixlen else network,)
 
 
+def _mark(text: str) -> tuple[Value, ...]:
+    return (text if "/" in text else f"{text}{_ALL_BITS}",)
+
+
 _READERS: dict[str, tuple[Field, Callable[[str], tuple[Value, ...]]]] = {
     "-s": (Field.SADDR, _address),
     "-d": (Field.DADDR, _address),
@@ -142,6 +148,7 @@ _READERS: dict[str, tuple[Field, Callable[[str], tuple[Value, ...]]]] = {
     "--dport": (Field.DPORT, lambda text: (int(text),)),
     "--src-type": (Field.SADDR_TYPE, lambda text: (text.lower(),)),
     "--dst-type": (Field.DADDR_TYPE, lambda text: (text.lower(),)),
+    "--mark": (Field.MARK, _mark),
     "--ctstate": (Field.CT_STATE, lambda text: tuple(sorted(text.lower().split(",")))),
 }
 
@@ -166,6 +173,13 @@ def _extensions(by_field: dict[Field, Match]) -> Iterator[str]:
     if Field.CT_STATE in by_field:
         states = (str(value).upper() for value in by_field[Field.CT_STATE].values)
         yield from ("-m", "conntrack", "--ctstate", ",".join(sorted(states, reverse=True)))
+    for value in by_field[Field.MARK].values if Field.MARK in by_field else ():
+        yield from ("-m", "mark", "--mark", str(value).removesuffix(_ALL_BITS))
+
+
+def constant(value: Constant) -> Value:
+    """What a rule of the program names, as a value of a match: a mark is its text."""
+    return str(value) if isinstance(value, Mark) else value
 
 
 def _written(value: Value) -> str:

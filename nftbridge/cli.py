@@ -140,6 +140,7 @@ def _parser() -> _Parser:
     _add_question(verb("explain", "follow a packet: which rule decides, hook by hook", _target()))
     remove = verb("remove", "take out all that is ours; rules in DOCKER-USER are kept", _target())
     remove.add_argument("--all", action="store_true", help="take out the rules in DOCKER-USER too")
+    _add_firewall(verb("snippet", "print lines that other firewalls need", _target()))
     verb("probe", "try what this kernel offers, in a namespace thrown away afterwards")
     _add_flow(verb("doctor", "say what else on this host kills or leaks traffic", _target()))
     verb("demo", "show it in throw-away network namespaces; the host is not touched")
@@ -247,6 +248,19 @@ def _add_import(parser: _Parser) -> None:
         choices=("toml", "json"),
         default="toml",
         help="of the host file (default: %(default)s; --json means json)",
+    )
+
+
+def _add_firewall(parser: _Parser) -> None:
+    """Whom the lines are for; the choices are `snippet.FIREWALLS`, which is not imported here."""
+    meaning = f"{_FILE}; without it, what was last applied"
+    parser.add_argument("file", metavar="FILE", nargs="?", help=meaning)
+    parser.add_argument(
+        "--for",
+        dest="firewall",
+        choices=("nft", "ufw", "firewalld", "iptables"),
+        required=True,
+        help="the firewall that would drop what nftbridge accepts",
     )
 
 

@@ -203,6 +203,19 @@ def remove(options: Namespace) -> int:
     return 0
 
 
+def snippet(options: Namespace) -> int:
+    """Print lines with which another firewall lets pass what nftbridge accepts."""
+    from nftbridge.snippet import lines
+
+    host = _load(options) if options.file else _last_applied(options)
+    found = list(lines(host, options.firewall))
+    if options.json:
+        _print_json({"for": options.firewall, "lines": found})
+    else:
+        _print_lines(found)
+    return 0
+
+
 def probe(options: Namespace) -> int:
     """Try what this kernel and its programs offer."""
     from nftbridge.probe.run import probe as try_everything
@@ -338,6 +351,7 @@ HANDLERS: dict[str, Callable[[Namespace], int]] = {
         *(check, render, plan, apply, verify, status, explain, remove, probe, doctor, demo),
         *(confirm, rollback, baseline),
         import_,
+        snippet,
     )
 }
 """By the command's name."""
@@ -363,10 +377,10 @@ def _rendered(host: Host, options: Namespace) -> str:
         return script(host, family, LAYOUTS[options.iptables_layout])
     from nftbridge.nft import document, lower, text
 
-    rows = lower.rows_in_kernel(host)
+    rows, setting = lower.rows_in_kernel(host), lower.Setting.of(host)
     if options.format == "nft":
-        return text.script(options.table, rows)
-    return document.pretty(document.install(options.table, rows)) + "\n"
+        return text.script(options.table, rows, setting)
+    return document.pretty(document.install(options.table, rows, (), setting)) + "\n"
 
 
 def _of_firewalld(steps: Steps) -> Iterator[str]:
@@ -511,6 +525,16 @@ def _flow(options: Namespace) -> Question | None:
         hint = "give --in, --src, --dst and --proto, or none of them"
         raise InputError((Problem("", "a packet is asked about in part", hint),))
     return read(Typed(*needed, options.dport, options.out))
+
+
+def _last_applied(options: Namespace) -> Host:
+    from nftbridge.engine import state_of
+
+    applied = state_of(_target(options)).applied()
+    if applied is None:
+        problem = Problem("FILE", "no apply is on record", "give the host file")
+        raise InputError((problem,))
+    return applied
 
 
 def _way(options: Namespace, question: Question, host: Host | None) -> Way:

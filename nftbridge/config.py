@@ -9,21 +9,32 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TextIO, TypeAlias, cast
 
 from nftbridge.errors import InputError, Problem
-from nftbridge.model import Container, Family, Finding, Host, Network, Publication, host_findings
+from nftbridge.model import (
+    Container,
+    Family,
+    Finding,
+    Host,
+    Network,
+    Publication,
+    host_findings,
+    option_findings,
+)
 from nftbridge.model.checks import quoted
+from nftbridge.model.parts import DOCKERS_PRIORITIES
 from nftbridge.notation import written
 from nftbridge.schema import (
     FILE_KEYS,
     FLAGS,
+    MARKS,
+    PRIORITY_KEYS,
     VERSION,
     Path,
     RepeatedKeys,
     Sheet,
-    Table,
     order,
     read_networks,
     read_options,
@@ -125,6 +136,9 @@ def host_to_data(host: Host) -> dict[str, object]:
     options["layout"] = host.layout
     options["accept_missing"] = [protection.value for protection in host.accept_missing]
     options["ip_forward"] = host.ip_forward.value
+    options["accept_mark"] = _text_or_none(host.accept_mark)
+    options["trust_mark"] = _text_or_none(host.trust_mark)
+    options["priorities"] = {key: getattr(host.priorities, key) for key in PRIORITY_KEYS}
     networks = [network_to_data(network) for network in host.networks]
     return {"version": VERSION, "host": options, "network": networks}
 
@@ -336,12 +350,18 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """Where the networks of the merged model stand: per network its file and the index in it."""
+    """Where the parts of the merged model stand.
+
+    Per network its file and the index in it; per option that some file sets, that file.
+    """
 
     origins: list[tuple[Sheet, int]]
+    owners: dict[str, Sheet]
 
     def locate(self, path: Path) -> tuple[Sheet, Path]:
         """The file of a place in the model, and the place in that file."""
+        if path[0] == "host":
+            return self.owners[str(path[1])], path
         sheet, index = self.origins[cast("int", path[1])]
         return sheet, sheet.local(("network", index, *path[2:]))
 
@@ -353,33 +373,35 @@ class _Sources:
 
 def _merged(documents: list[_Document]) -> HostFile:
     """One host of all files. With parts missing its rules are still checked, as far as known."""
-    options, owners = Host(), dict[str, Sheet]()
+    options, owners = dict[str, Any](), dict[str, Sheet]()
     networks: list[Network] = []
     origins: list[tuple[Sheet, int]] = []
     sheets = [sheet for sheet, _ in documents]
     for sheet, data in documents:
         top = None if data is _UNREADABLE else table(sheet, (), data, FILE_KEYS)
         if top is not None:
-            options = _read_top(top, options, owners)
+            read_version(top)
+            read_options(top, options, owners)
             found = read_networks(top)
             networks.extend(found)
             origins.extend((sheet, index) for index in range(len(found)))
-    sources = _Sources(origins)
+    sources = _Sources(origins, owners)
     if not any(sheet.notes for sheet in sheets):
         try:
-            host = replace(options, networks=tuple(networks))
+            host = Host(tuple(networks), **options)
         except InputError:
             pass  # once more below, with places
         else:
             return HostFile(host, tuple(_warnings(host, sources.where)))
-    for finding in host_findings(networks):
+    for finding in (*_option_findings(options), *host_findings(networks)):
         _note_finding(finding, sources)
     raise InputError(tuple(_problems(sheets)))
 
 
-def _read_top(top: Table, options: Host, owners: dict[str, Sheet]) -> Host:
-    read_version(top)
-    return read_options(top, options, owners)
+def _option_findings(options: dict[str, Any]) -> Iterator[Finding]:
+    accept_mark, trust_mark = (options.get(key) for key in MARKS)
+    priorities = options.get("priorities", DOCKERS_PRIORITIES)
+    yield from option_findings(accept_mark, trust_mark, priorities)
 
 
 def _note_finding(finding: Finding, sources: _Sources) -> None:

@@ -357,27 +357,29 @@ class Engine:
 
     def verify(self) -> Plan:
         """What would bring the kernel back to what was last applied; empty if it is that."""
-        return self._drift(self._observe())
+        return self._looked()[1]
 
     def status(self) -> Status:
         """The kernel's side and the record's side, for people."""
-        observed = self._observe()
-        drift = self._drift(observed)
+        observed, drift = self._looked()
         return Status(observed, self._state.applied(), drift, self._state.trial())
 
     def trial(self) -> Trial | None:
         """The apply that waits to be confirmed."""
         return self._state.trial()
 
-    def _drift(self, observed: Observation) -> Plan:
-        plans = [replace(self._way_to(h, observed), held_host=h) for h in self._known()]
-        if plans:
-            return min(plans, key=bool)
+    def _looked(self) -> tuple[Observation, Plan]:
+        """The kernel beside what was last applied, or announced if it is that."""
+        found = [(self._observe(host), host) for host in self._known()]
+        if found:
+            ways = [(seen, replace(self._way_to(h, seen), held_host=h)) for seen, h in found]
+            return min(ways, key=lambda way: bool(way[1]))
+        observed = self._observe()
         if self._state.removed() and not observed.rules:
-            return Plan()
-        found = "there are rules, but" if observed.present else "nothing is here, and"
+            return observed, Plan()
+        there = "there are rules, but" if observed.present else "nothing is here, and"
         unlike = observed.differences[:1] if observed.present else ()
-        return Plan(install=(f"{found} no apply is on record", *unlike))
+        return observed, Plan(install=(f"{there} no apply is on record", *unlike))
 
     def remove(self, *, everything: bool) -> Removal:
         """Take out all that is ours; rules in DOCKER-USER stay unless `everything`."""

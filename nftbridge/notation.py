@@ -11,7 +11,7 @@ from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TypeAlias
 
-from nftbridge.model import Address, Prefix, Protocol, Publication
+from nftbridge.model import Address, Mark, Prefix, Protocol, Publication
 from nftbridge.model.checks import LAST_PORT, quoted
 
 Report: TypeAlias = Callable[[str, str], None]
@@ -22,6 +22,7 @@ _SYNTAX = "write [HOST_ADDRESS:]HOST_PORT:CONTAINER_PORT[/PROTOCOL], e.g. 8080:8
 PLAIN = re.compile("([1-9][0-9]{0,4}):([1-9][0-9]{0,4})")
 """A publication of one TCP port on every address: host port and container port."""
 
+_MARK = re.compile("(0x[0-9a-fA-F]{1,16}|0|[1-9][0-9]{0,15})")
 _PROTOCOLS = {protocol.value: protocol for protocol in Protocol}
 
 
@@ -66,6 +67,15 @@ def read_prefix(text: str, report: Report) -> Prefix | None:
     if prefix.network_address == address:
         return prefix
     report(f"{quoted(text)} has host bits set", f"the subnet of that address is {prefix}")
+    return None
+
+
+def read_mark(text: str, report: Report) -> Mark | None:
+    """A mark as iptables writes it, ``VALUE/MASK``; both are asked for, in hex or decimal."""
+    value, _, mask = text.partition("/")
+    if _MARK.fullmatch(value) and _MARK.fullmatch(mask):
+        return Mark(int(value, 0), int(mask, 0))
+    report(f"{quoted(text)} is not a mark with its mask", "write VALUE/MASK, e.g. 0x1000/0x1000")
     return None
 
 

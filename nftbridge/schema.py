@@ -7,12 +7,22 @@ it gets a default, and reading goes on, so that one run finds every problem.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeAlias, TypeVar, cast
 
-from nftbridge.model import Address, Container, GatewayMode, Host, Network, Prefix, Publication
+from nftbridge.model import (
+    Address,
+    Container,
+    GatewayMode,
+    Host,
+    Mark,
+    Network,
+    Prefix,
+    Priorities,
+    Publication,
+)
 from nftbridge.model.checks import dotted, quoted
 from nftbridge.model.host import LAYOUTS
 from nftbridge.model.parts import IpForward, Protection, Protocol
@@ -20,6 +30,7 @@ from nftbridge.notation import (
     Report,
     publication,
     read_address,
+    read_mark,
     read_ports,
     read_prefix,
     read_protocol,
@@ -32,7 +43,12 @@ VERSION = 1
 
 FILE_KEYS = ("version", "host", "network")
 FLAGS = ("ipv4", "ipv6", "userland_proxy", "allow_direct_routing", "cut_revoked")
-HOST_KEYS = (*FLAGS, "wsl2_mirrored", "layout", "accept_missing", "ip_forward")
+MARKS = ("accept_mark", "trust_mark")
+HOST_KEYS = (
+    *(*FLAGS, "wsl2_mirrored", "layout", "accept_missing", "ip_forward"),
+    *(*MARKS, "priorities"),
+)
+PRIORITY_KEYS = ("raw", "dstnat", "forward", "srcnat")
 NETWORK_KEYS = (
     "name", "bridge", "subnets", "internal", "icc", "masquerade", "gateway_mode_ipv4",
     "gateway_mode_ipv6", "host_ipv4", "host_ipv6", "trusted_host_interfaces", "container",
@@ -43,10 +59,20 @@ PUBLICATION_KEYS = ("host_address", "host_port", "container_port", "protocol")
 _RANKS = {
     key: rank
     for rank, key in enumerate(
-        dict.fromkeys((*FILE_KEYS, *CONTAINER_KEYS, *PUBLICATION_KEYS, *NETWORK_KEYS, *HOST_KEYS))
+        dict.fromkeys(
+            (
+                *FILE_KEYS,
+                *CONTAINER_KEYS,
+                *PUBLICATION_KEYS,
+                *NETWORK_KEYS,
+                *HOST_KEYS,
+                *PRIORITY_KEYS,
+            )
+        )
     )
 }
 
+_DEFAULTS = Host()
 Path: TypeAlias = tuple[str | int, ...]
 _T = TypeVar("_T")
 _A = TypeVar("_A", IPv4Address, IPv6Address)
@@ -241,43 +267,64 @@ def read_version(top: Table) -> None:
         top.sheet.refuse(top.at("version"), message, f"write version = {VERSION}")
 
 
-def read_options(top: Table, options: Host, owners: dict[str, Sheet]) -> Host:
-    """`options`, a host without networks, changed by this file; `owners`: who set which key."""
+def read_options(top: Table, options: dict[str, Any], owners: dict[str, Sheet]) -> None:
+    """Add what this file sets to `options` of a `Host`; `owners`: who set which key."""
     if top.value("host") is None:
-        return options
+        return
     host = table(top.sheet, top.at("host"), top.value("host"), HOST_KEYS)
     for key in HOST_KEYS if host is not None else ():
         if host is None or host.value(key) is None:
             continue
         owner = owners.setdefault(key, top.sheet)
         if owner is top.sheet:
-            options = _with_option(options, host, key)
+            options[key] = _option(host, key)
         else:
             message = f"is set in {owner.name} already"
             top.sheet.refuse(host.at(key), message, "keep one of the two")
-    return options
 
 
-def _with_option(options: Host, host: Table, key: str) -> Host:
+def _option(host: Table, key: str) -> object:
+    """What stands under `key`; where that makes no sense, the default."""
     if key in FLAGS:
-        changes: dict[str, Any] = {key: host.flag(key, default=getattr(options, key))}
-        return replace(options, **changes)
-    if key == "layout":
-        layout = host.text(key)
-        if layout is not None and layout not in LAYOUTS:
-            hint = f"write one of {', '.join(LAYOUTS)}"
-            host.sheet.refuse(host.at(key), f"{quoted(layout)} is not a layout", hint)
-        return options
-    if key == "accept_missing":
-        return replace(options, accept_missing=host.each(key, _protection, f'{key} = ["icc"]'))
-    if key == "ip_forward":
-        return replace(options, ip_forward=host.choice(key, IpForward.CHECK))
+        return host.flag(key, default=getattr(_DEFAULTS, key))
+    return _OPTIONS[key](host, key)
+
+
+def _layout(host: Table, key: str) -> str:
+    layout = host.text(key)
+    if layout is not None and layout not in LAYOUTS:
+        hint = f"write one of {', '.join(LAYOUTS)}"
+        host.sheet.refuse(host.at(key), f"{quoted(layout)} is not a layout", hint)
+    return _DEFAULTS.layout
+
+
+def _mirrored(host: Table, key: str) -> bool | None:
     mirrored = host.value(key)
     if isinstance(mirrored, bool):
-        return replace(options, wsl2_mirrored=mirrored)
+        return mirrored
     if mirrored != "auto":
         host.mistyped(key, 'true, false or "auto"', 'write true, false or "auto"')
-    return replace(options, wsl2_mirrored=None)
+    return None
+
+
+def _mark(host: Table, key: str) -> Mark | None:
+    value = host.value(key)
+    if isinstance(value, str):
+        return read_mark(value, host.sheet.refuser(host.at(key)))
+    host.mistyped(key, "a string", f'write {key} = "0x1000/0x1000"')
+    return None
+
+
+def _priorities(host: Table, key: str) -> Priorities:
+    found = table(host.sheet, host.at(key), host.value(key), PRIORITY_KEYS)
+    wanted: dict[str, int] = {}
+    for name in PRIORITY_KEYS if found is not None else ():
+        value = None if found is None else found.value(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            wanted[name] = value
+        elif value is not None and found is not None:
+            found.mistyped(name, "a whole number", "write e.g. -5; smaller is earlier")
+    return Priorities(**wanted)
 
 
 def _protection(sheet: Sheet, path: Path, data: object) -> Protection | None:
@@ -287,6 +334,18 @@ def _protection(sheet: Sheet, path: Path, data: object) -> Protection | None:
         known = ", ".join(Protection)
         sheet.refuse(path, f"{shown(text)} is not a protection", f"write one of {known}")
     return found
+
+
+_OPTIONS: dict[str, Callable[[Table, str], object]] = {
+    "wsl2_mirrored": _mirrored,
+    "layout": _layout,
+    "accept_missing": lambda host, key: host.each(key, _protection, f'{key} = ["icc"]'),
+    "ip_forward": lambda host, key: host.choice(key, IpForward.CHECK),
+    "accept_mark": _mark,
+    "trust_mark": _mark,
+    "priorities": _priorities,
+}
+"""How each key of [host] that is no flag is read."""
 
 
 def read_networks(top: Table) -> tuple[Network, ...]:

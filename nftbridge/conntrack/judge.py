@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 from nftbridge.conntrack.revoked import Flow, Judgement, Links
 from nftbridge.model import Address, Host, Network, Prefix
-from nftbridge.policy.derive import derive
 from nftbridge.policy.evaluate import Evaluator, Packet
 from nftbridge.policy.path import Surroundings, journey
 
@@ -63,7 +62,7 @@ class _Rules:
     prefixes: tuple[tuple[Prefix, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.evaluator = Evaluator(derive(self.host))
+        self.evaluator = Evaluator.of(self.host)
         self.prefixes = tuple((s, n.bridge) for n in self.host.networks for s in n.subnets)
 
     def outcome(self, flow: Flow, links: Links) -> _Outcome | None:

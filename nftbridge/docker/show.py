@@ -40,6 +40,7 @@ def _comment(line: str) -> str:
 def _data(host: Host) -> dict[str, Any]:
     """TOML has no null, so that what is unset has to be left out."""
     data: dict[str, Any] = config.host_to_data(host)
+    data["host"] = {key: value for key, value in data["host"].items() if value is not None}
     usual = _usual()
     for network, table in zip(host.networks, data["network"], strict=True):
         for key in usual.keys() & table.keys():

@@ -13,7 +13,6 @@ from nftbridge.explain.question import Question
 from nftbridge.explain.way import Fate, Way, follow
 from nftbridge.model import Address, Family, Host, Network, Protocol
 from nftbridge.nft.syntax import is_list, is_object
-from nftbridge.policy.derive import derive
 from nftbridge.policy.evaluate import Evaluator
 
 # Someone out there. Addresses for documentation would meet the bogon lists of real firewalls.
@@ -82,7 +81,7 @@ class Traffic:
 
 def traffic(host: Host, facts: Facts, named: Ports) -> Iterator[Traffic]:
     """An example of all that concerns the networks of `host`, whose WSL mode is settled."""
-    evaluator = Evaluator(derive(host))
+    evaluator = Evaluator.of(host)
     for network in host.networks:
         for family in host.families():
             if network.subnet(family) is None:

@@ -24,7 +24,7 @@ from nftbridge.plan import Plan
 from nftbridge.policy.evaluate import Evaluator, Packet, Result, Step
 from nftbridge.policy.flat import FlatKey, FlatRows
 from nftbridge.policy.program import Chain, Facts, Final, Kind, Owner, Relation, Row, Value
-from nftbridge.policy.rules import DOCKER_USER, FILTER_FORWARD
+from nftbridge.policy.rules import DOCKER_USER, FILTER_FORWARD, program_of
 from nftbridge.report import summary
 from nftbridge.translate.chains import translate
 
@@ -57,7 +57,8 @@ def follow_live(
     named = settled(named, target.netns)
     drift = status.drift if host is None else engine.plan(named)
     held = _held(status.observation, target, choice.backend.name, question.family)
-    evaluator = LiveEvaluator(held.facts, held.users, packet_of(question))
+    program = program_of(status.applied or named)
+    evaluator = LiveEvaluator(held.facts, program, held.users, packet_of(question))
     bridged = question.family in bridges_filtered(target.netns)
     way = follow(named, question, evaluator, bridged=bridged)
     notes = (*way.assumptions, *_notes(drift))
@@ -70,8 +71,10 @@ class LiveEvaluator(Evaluator):
     Made for the one packet that is asked about, since rules can ask what its connection was.
     """
 
-    def __init__(self, facts: Facts, users: UserRules, asked: Packet) -> None:
-        super().__init__(facts)
+    def __init__(
+        self, facts: Facts, program: tuple[Chain, ...], users: UserRules, asked: Packet
+    ) -> None:
+        super().__init__(facts, program)
         self._users = users
         self._asked = asked
         self._delivered = asked

@@ -9,7 +9,7 @@ from nftbridge.explain.sentences import socket_text
 from nftbridge.explain.way import Way
 from nftbridge.policy.evaluate import Packet, Result, Step
 from nftbridge.policy.path import Journey
-from nftbridge.policy.program import Dnat, Final, Jump, Snat
+from nftbridge.policy.program import Dnat, Final, Jump, MarkedAccept, Snat
 from nftbridge.policy.rules import NAT_OUTPUT, NAT_PREROUTING
 from nftbridge.style import Style
 
@@ -88,6 +88,8 @@ def verdict(step: Step) -> str:
             return final.value
         case Jump(chain):
             return f"jump {chain}"
+        case MarkedAccept(mark):
+            return f"accept with mark {mark}"
         case Dnat():
             return "dnat to"
         case _:

@@ -11,7 +11,6 @@ from nftbridge.explain.around import assume, doubts
 from nftbridge.explain.names import Names
 from nftbridge.explain.question import Question
 from nftbridge.model import Host
-from nftbridge.policy.derive import derive
 from nftbridge.policy.evaluate import Evaluator, Packet, Result
 from nftbridge.policy.path import Journey, Surroundings, answer, journey
 from nftbridge.policy.rules import DOCKER_USER, FILTER_FORWARD, POSTROUTING
@@ -90,13 +89,16 @@ def follow(
             return Way(question, names, around, Fate.BRIDGED, None, None, notes, warnings)
         notes = (*notes, f"netfilter sees packets within {question.iif} (module br_netfilter)")
     packet = packet_of(question)
-    known = evaluator or Evaluator(derive(host))
+    known = evaluator or Evaluator.of(host)
     there = journey(known, packet, around)
     back = None
     if there.end is not None and not _is_stuck(there.end):
         back = answer(known, packet, there.end, around)
     if evaluator is None and any(r.hook == FILTER_FORWARD.name for r in there.results):
         notes = (*notes, f"rules of yours in {DOCKER_USER} are not in the model; --live reads them")
+    if host.trust_mark is not None and any(r.hook == FILTER_FORWARD.name for r in there.results):
+        kept = f"with {host.trust_mark} it would be accepted right behind {DOCKER_USER}"
+        notes = (*notes, f"the packet is assumed to carry no mark; {kept}")
     fate = _fate(names, there, back)
     return Way(question, names, around, fate, there, back, notes, warnings)
 

@@ -9,7 +9,6 @@ from ipaddress import IPv6Address
 from nftbridge.lab.probe import Probe
 from nftbridge.lab.topology import HOST, InterfaceAddress, Node, Topology
 from nftbridge.model import Address, Family, Host, Prefix
-from nftbridge.policy.derive import derive
 from nftbridge.policy.evaluate import Evaluator, Packet, Step
 from nftbridge.policy.path import Journey, Surroundings, answer, journey
 
@@ -41,7 +40,7 @@ class Forecaster:
     """Foresees the outcomes of probes in the laboratory with `topology`, built for `host`."""
 
     def __init__(self, host: Host, topology: Topology, *, bridges_filtered: bool) -> None:
-        self._evaluator = Evaluator(derive(host))
+        self._evaluator = Evaluator.of(host)
         self._topology = topology
         self._bridges_filtered = bridges_filtered
         self._around = surroundings(topology)

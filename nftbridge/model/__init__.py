@@ -6,7 +6,12 @@ which cannot be built in violation of them. The written schema is in README.md.
 
 from __future__ import annotations
 
-from nftbridge.model.checks import Finding, host_findings, interface_name_problem
+from nftbridge.model.checks import (
+    Finding,
+    host_findings,
+    interface_name_problem,
+    option_findings,
+)
 from nftbridge.model.host import Host
 from nftbridge.model.parts import (
     Address,
@@ -14,8 +19,10 @@ from nftbridge.model.parts import (
     Family,
     GatewayMode,
     IpForward,
+    Mark,
     Network,
     Prefix,
+    Priorities,
     Protocol,
     Publication,
     counted,
@@ -29,11 +36,14 @@ __all__ = [
     "GatewayMode",
     "Host",
     "IpForward",
+    "Mark",
     "Network",
     "Prefix",
+    "Priorities",
     "Protocol",
     "Publication",
     "counted",
     "host_findings",
     "interface_name_problem",
+    "option_findings",
 ]

@@ -16,8 +16,10 @@ from nftbridge.model.parts import (
     Container,
     Family,
     GatewayMode,
+    Mark,
     Network,
     Prefix,
+    Priorities,
     Publication,
 )
 
@@ -27,6 +29,11 @@ INTERFACE_NAME_BYTES = 15
 """IFNAMSIZ less the terminating zero (include/uapi/linux/if.h)."""
 
 LAST_PORT = 65535
+
+_ALL_BITS = 0xFFFFFFFF
+_LAST_PRIORITY = (1 << 31) - 1
+_DEFRAGMENTING, _TRACKING, _TRANSLATING = -400, -200, -100
+"""Priorities at which the kernel itself is at work (include/uapi/linux/netfilter_ipv4.h)."""
 
 _SHOWN_CHARACTERS = 60
 _TOLD_RIVALS = 10
@@ -82,6 +89,54 @@ def host_findings(networks: Sequence[Network]) -> Iterator[Finding]:
     )
     yield from _overlapping_subnets(networks)
     yield from _colliding_publications(networks)
+
+
+def option_findings(
+    accept_mark: Mark | None, trust_mark: Mark | None, priorities: Priorities
+) -> Iterator[Finding]:
+    """Everything wrong with these options of a host, in file order."""
+    for key, mark in (("accept_mark", accept_mark), ("trust_mark", trust_mark)):
+        if mark is not None:
+            yield from _mark_findings(("host", key), mark)
+    if accept_mark is not None and trust_mark is not None and accept_mark.mask & trust_mark.mask:
+        path, other = ("host", "trust_mark"), ("host", "accept_mark")
+        message = f"the mask of {trust_mark} shares bits with {accept_mark} of"
+        hint = "packets that we accept must not look trusted elsewhere: take other bits"
+        yield Finding(path, message, hint, (other,), other)
+    yield from _priority_findings(priorities)
+
+
+def _mark_findings(place: Path, mark: Mark) -> Iterator[Finding]:
+    if not (0 <= mark.value <= _ALL_BITS and 0 <= mark.mask <= _ALL_BITS):
+        yield Finding(place, "a mark has 32 bits", f"write at most {_ALL_BITS:#x}")
+    elif mark.value & ~mark.mask:
+        hint = f"write {mark.value:#x}/{mark.mask | mark.value:#x}"
+        yield Finding(place, f"the mask of {mark} does not cover its value", hint)
+    elif not mark.value:
+        hint = "packets that nobody has marked look like that: set a bit, e.g. 0x1000/0x1000"
+        yield Finding(place, f"the value of {mark} is zero", hint)
+
+
+def _priority_findings(priorities: Priorities) -> Iterator[Finding]:
+    """What the kernel refuses, and what would make rules look at packets in another state."""
+    at: Path = ("host", "priorities")
+    for key in ("raw", "dstnat", "forward", "srcnat"):
+        if not -_LAST_PRIORITY <= getattr(priorities, key) <= _LAST_PRIORITY:
+            hint = f"write a number from {-_LAST_PRIORITY} to {_LAST_PRIORITY}"
+            yield Finding((*at, key), "a priority has 32 bits", hint)
+            return
+    for key, priority in (("dstnat", priorities.dstnat), ("srcnat", priorities.srcnat)):
+        if priority <= _TRACKING:
+            message = f"at {priority} there is no connection yet that could be translated"
+            yield Finding((*at, key), message, f"connections are found at {_TRACKING}: come later")
+    if priorities.raw <= _DEFRAGMENTING:
+        message = f"at {priorities.raw} fragments are not put together, and most have no port"
+        yield Finding((*at, "raw"), message, f"that is done at {_DEFRAGMENTING}: come later")
+    if priorities.raw >= min(_TRANSLATING, priorities.dstnat):
+        latest = min(_TRANSLATING, priorities.dstnat)
+        message = f"at {priorities.raw} destinations are translated already"
+        hint = f"raw drops what is addressed past that: come before {latest}"
+        yield Finding((*at, "raw"), message, hint)
 
 
 def interface_name_problem(name: str) -> str | None:

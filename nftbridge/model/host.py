@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nftbridge.errors import InputError, Problem
-from nftbridge.model.checks import host_findings
+from nftbridge.model.checks import host_findings, option_findings
 from nftbridge.model.parts import (
+    DOCKERS_PRIORITIES,
     Family,
     GatewayMode,
     IpForward,
+    Mark,
     Network,
+    Priorities,
     Protection,
     counted,
 )
@@ -25,7 +28,9 @@ class Host:
     `wsl2_mirrored` None means that the machine decides (host file: ``"auto"``); it has to be
     settled before rules are made of the host. `accept_missing` names protections without which the
     host may be applied where the kernel cannot do them. `cut_revoked` ends TCP connections,
-    too, when what let them in is gone; flows of other protocols end anyway.
+    too, when what let them in is gone; flows of other protocols end anyway. Packets that the
+    forward rules accept get `accept_mark`, and those that carry `trust_mark` when they come there
+    are accepted.
     """
 
     networks: tuple[Network, ...] = ()
@@ -38,9 +43,15 @@ class Host:
     accept_missing: tuple[Protection, ...] = ()
     ip_forward: IpForward = IpForward.CHECK
     cut_revoked: bool = False
+    accept_mark: Mark | None = None
+    trust_mark: Mark | None = None
+    priorities: Priorities = DOCKERS_PRIORITIES
 
     def __post_init__(self) -> None:
-        findings = tuple(host_findings(self.networks))
+        findings = (
+            *option_findings(self.accept_mark, self.trust_mark, self.priorities),
+            *host_findings(self.networks),
+        )
         if findings:
             raise InputError(tuple(Problem(f.where, f.message, f.hint) for f in findings))
 

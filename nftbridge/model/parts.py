@@ -98,6 +98,46 @@ class Protection(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """Some of the 32 bits of a packet's mark (fwmark): those of `mask` are as in `value`.
+
+    The mark belongs to the host: it is lost where a packet enters another network namespace.
+    """
+
+    value: int
+    mask: int
+
+    def __str__(self) -> str:
+        """As iptables writes it: ``0x1000/0x1000``."""
+        return f"{self.value:#x}/{self.mask:#x}"
+
+    def is_on(self, mark: int) -> bool:
+        """Whether a packet with this mark carries it."""
+        return mark & self.mask == self.value
+
+    def put_on(self, mark: int) -> int:
+        """The mark of a packet after it was set: the other bits stay as they are."""
+        return mark & ~self.mask | self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Priorities:
+    """Where nftables' base chains stand at their hooks, smaller is earlier; Docker's by default.
+
+    `dstnat` is for nat-PREROUTING and nat-OUTPUT. The built-in chains of iptables cannot be moved.
+    """
+
+    raw: int = -300
+    dstnat: int = -100
+    forward: int = 0
+    srcnat: int = 100
+
+
+DOCKERS_PRIORITIES = Priorities()
+"""Those that the built-in chains of iptables have."""
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """One end point on a bridge: at most one address per family."""
 

@@ -39,8 +39,7 @@ class NftablesBackend:
         return self._rows[1]
 
     def observe(self, known: KnownHosts) -> Observation:
-        """List our table and nothing else; the whole table is ours, whatever is `known`."""
-        del known
+        """List our table and nothing else; all of it is ours, and the last of `known` is wanted."""
         objects = self._kernel.objects()
         if objects is None:
             return Observation(present=False, rows={}, differences=("the table is missing",))
@@ -49,7 +48,7 @@ class NftablesBackend:
         return Observation(
             present=True,
             rows=rows,
-            differences=(*read.skeleton_differences(listing), *torn),
+            differences=(*read.skeleton_differences(listing, _wanted(known)), *torn),
             rules=read.our_rules(listing),
             user_rules=listing.user_rules,
             foreign=listing.foreign,
@@ -73,8 +72,10 @@ class NftablesBackend:
             self._kernel.commit(document.change(self._table, observed.rows, wanted))
             return
         objects = self._kernel.objects() if observed.present else None
-        outdated = () if objects is None else read.outdated(self._table, read.parse(objects))
-        self._kernel.commit(document.install(self._table, wanted, outdated))
+        setting, outdated = lower.Setting.of(host), list[document.Command]()
+        if objects is not None:
+            outdated = read.outdated(self._table, read.parse(objects), setting)
+        self._kernel.commit(document.install(self._table, wanted, outdated, setting))
 
     def generation(self) -> int | None:
         """nf_tables' own count of transactions, whatever table they were about."""
@@ -111,3 +112,8 @@ class NftablesBackend:
         chains, sets = read.ours(listing)
         self._kernel.commit(document.removal(self._table, chains=chains, sets=sets))
         return kept
+
+
+def _wanted(known: KnownHosts) -> lower.Setting:
+    hosts = list(known())
+    return lower.Setting.of(hosts[-1]) if hosts else lower.PLAIN

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 from nftbridge.model import Family
-from nftbridge.nft.lower import KernelSet, elements, sets_of, skeleton
+from nftbridge.nft.lower import PLAIN, KernelSet, Setting, elements, sets_of, skeleton
 from nftbridge.nft.validate import check_keys, check_values
 from nftbridge.policy.flat import FlatKey, FlatRows
 from nftbridge.policy.program import Relation
@@ -24,14 +24,16 @@ def wrap(commands: Iterable[Command]) -> dict[str, list[Command]]:
     return {"nftables": [{"metainfo": {"json_schema_version": 1}}, *commands]}
 
 
-def install(table: str, rows: FlatRows, outdated: Iterable[Command] = ()) -> list[Command]:
+def install(
+    table: str, rows: FlatRows, outdated: Iterable[Command] = (), setting: Setting = PLAIN
+) -> list[Command]:
     """Everything, over an empty kernel or an older ruleset alike.
 
     DOCKER-USER is created if missing and else left as it is. Sets are emptied, not deleted, so that
     rules in DOCKER-USER may refer to them. `outdated` are deletions of chains and sets whose
     declaration no longer fits; they come when nothing of ours refers to them any more.
     """
-    parts = skeleton()
+    parts = skeleton(setting)
     commands: list[Command] = [{"add": {"table": {"family": "inet", "name": table}}}]
     outdated = list(outdated)
     gone = {body["name"] for c in outdated for kind, body in c["delete"].items() if kind == "chain"}

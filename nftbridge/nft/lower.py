@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from nftbridge.model import Family, Host
+from nftbridge.model import Family, Host, Mark, Prefix, Priorities
+from nftbridge.model.parts import DOCKERS_PRIORITIES
 from nftbridge.nft import syntax
 from nftbridge.nft.syntax import Concatenation, Expression, Lookup, Match, Meta, Payload, Statement
 from nftbridge.policy.catalogue import RELATIONS
@@ -27,13 +28,14 @@ from nftbridge.policy.program import (
     Jump,
     Kind,
     Leave,
+    MarkedAccept,
     NotIn,
     Relation,
     Rule,
     Snat,
     admits,
 )
-from nftbridge.policy.rules import CHAINS
+from nftbridge.policy.rules import CHAINS, program
 
 _TYPES = {Kind.INTERFACE: "ifname", Kind.PROTOCOL: "inet_proto", Kind.PORT: "inet_service"}
 _ADDRESS_TYPES = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
@@ -70,7 +72,7 @@ class KernelSet:
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """Chains, sets and rules: everything but elements, the same for every host."""
+    """Chains, sets and rules: everything but elements, the same for every host of one setting."""
 
     chains: tuple[syntax.ChainDeclaration, ...]
     users_chain: str
@@ -78,15 +80,33 @@ class Skeleton:
     rules: tuple[syntax.RuleLine, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The options of a host that stand in chains and rules. By default none is set."""
+
+    accept_mark: Mark | None = None
+    trust_mark: Mark | None = None
+    priorities: Priorities = DOCKERS_PRIORITIES
+
+    @classmethod
+    def of(cls, host: Host) -> Setting:
+        """Those of `host`."""
+        return cls(host.accept_mark, host.trust_mark, host.priorities)
+
+
+PLAIN = Setting()
+
+
 @cache
-def skeleton() -> Skeleton:
-    """The program in nft's terms."""
+def skeleton(setting: Setting = PLAIN) -> Skeleton:
+    """The program in nft's terms. Names of chains and sets do not depend on the setting."""
+    wanted = program(setting.accept_mark, setting.trust_mark)
     chains = tuple(
-        syntax.ChainDeclaration(chain.name, None if chain.hook is None else _base(chain.hook))
-        for chain in CHAINS
+        syntax.ChainDeclaration(chain.name, _base(chain.hook, setting.priorities))
+        for chain in wanted
     )
-    users = next(chain.name for chain in CHAINS if chain.users)
-    rules = tuple(line for c in CHAINS for rule in c.rules() for line in lines(c.name, rule))
+    users = next(chain.name for chain in wanted if chain.users)
+    rules = tuple(line for c in wanted for rule in c.rules() for line in lines(c.name, rule))
     sets = tuple(kernel_set for relation in RELATIONS for kernel_set in sets_of(relation))
     return Skeleton(chains, users, sets, rules)
 
@@ -135,8 +155,10 @@ def _with_prefixes(key: Sequence[Scalar]) -> object:
     return columns[0] if len(columns) == 1 else {"concat": columns}
 
 
-def _base(hook: Hook) -> syntax.BaseHook:
-    return syntax.BaseHook(hook.kind, hook.name, hook.priority)
+def _base(hook: Hook | None, priorities: Priorities) -> syntax.BaseHook | None:
+    if hook is None:
+        return None
+    return syntax.BaseHook(hook.kind, hook.name, getattr(priorities, hook.priority))
 
 
 def _declare(relation: Relation, family: Family | None, column: int | None) -> KernelSet:
@@ -179,7 +201,7 @@ def lines(chain: str, rule: Rule) -> Iterator[syntax.RuleLine]:
 
 def _addressed(rule: Rule) -> bool:
     constants = (c for c in rule.conditions if isinstance(c, Is))
-    if any(not isinstance(value, str) for constant in constants for value in constant.values):
+    if any(isinstance(value, Prefix) for constant in constants for value in constant.values):
         return True
     return any(relation.addressed for relation in rule.relations())
 
@@ -203,6 +225,8 @@ def _condition(condition: Condition, family: Family | None) -> Statement | None:
                 statement = Lookup(_key(relation, fields, family), name, negated=True)
         case Leave():
             pass  # a rule before this one has returned
+        case Is(Field.MARK, (Mark() as mark,)):
+            statement = syntax.MatchMark(mark.value, mark.mask)
         case Is(field, values):
             statement = Match(_field(field, family), tuple(map(str, values)))
         case IsNot(field, value):
@@ -217,6 +241,9 @@ def _outcome(rule: Rule, family: Family | None) -> tuple[Statement, ...]:
             return (syntax.Verdict("return"),)
         case Final() as final:
             return (syntax.Counter(), syntax.Verdict(final.value))
+        case MarkedAccept(mark):
+            marked = syntax.SetMark(mark.value, mark.mask)
+            return (syntax.Counter(), marked, syntax.Verdict(Final.ACCEPT.value))
         case Jump(chain):
             return (syntax.Verdict("jump", chain),)
         case Dnat(function, fields):

@@ -15,7 +15,7 @@ from typing import Any
 from nftbridge.backend import RuleCounter
 from nftbridge.model import counted
 from nftbridge.nft.document import Command
-from nftbridge.nft.lower import KernelSet, sets_of, skeleton
+from nftbridge.nft.lower import PLAIN, KernelSet, Setting, sets_of, skeleton
 from nftbridge.nft.syntax import Json, is_list, is_object
 from nftbridge.nft.validate import check_keys
 from nftbridge.policy.catalogue import RELATIONS
@@ -108,27 +108,27 @@ def rows(listing: Listing) -> tuple[FlatRows, tuple[str, ...]]:
     return found, tuple(strange)
 
 
-def skeleton_differences(listing: Listing) -> Iterator[str]:
+def skeleton_differences(listing: Listing, setting: Setting = PLAIN) -> Iterator[str]:
     """Each way in which chains, sets and rules are not what they ought to be, as a phrase."""
     if listing.table.get("flags"):  # their names are not reliable: nft 1.0.6 prints rubbish
         yield "the table has flags; if it is dormant, none of its chains is run"
     if BASELINE_CHAIN in listing.chains:
         yield f"the boot baseline is in force: chain {BASELINE_CHAIN} drops what is forwarded"
-    for chain in skeleton().chains:
+    for chain in skeleton(setting).chains:
         if chain.name not in listing.chains:
             yield f"chain {chain.name} is missing"
-        elif _chain_signature(listing.chains[chain.name]) != _expected_chain(chain.name):
+        elif _chain_signature(listing.chains[chain.name]) != _expected_chain(chain.name, setting):
             yield f"chain {chain.name} is attached elsewhere"
     for kernel_set in skeleton().sets:
         if kernel_set.name not in listing.sets:
             yield f"{kernel_set.declaration.noun} {kernel_set.name} is missing"
         elif not _same_declaration(kernel_set, listing.sets[kernel_set.name]):
             yield f"{kernel_set.declaration.noun} {kernel_set.name} is declared otherwise"
-    yield from _rule_differences(listing)
+    yield from _rule_differences(listing, setting)
 
 
-def _rule_differences(listing: Listing) -> Iterator[str]:
-    expected = _expected_rules()
+def _rule_differences(listing: Listing, setting: Setting) -> Iterator[str]:
+    expected = _expected_rules(setting)
     for chain in skeleton().chains:
         if chain.name == skeleton().users_chain:
             continue
@@ -142,7 +142,7 @@ def _rule_differences(listing: Listing) -> Iterator[str]:
             yield f"rule {position} of chain {chain.name} is not ours"
 
 
-def outdated(table: str, listing: Listing) -> list[Command]:
+def outdated(table: str, listing: Listing, setting: Setting = PLAIN) -> list[Command]:
     """Deletions of our chains and sets that cannot be kept because they are declared otherwise.
 
     The boot baseline is among them.
@@ -153,7 +153,7 @@ def outdated(table: str, listing: Listing) -> list[Command]:
         for chain in skeleton().chains
         if chain.name in listing.chains
         and chain.name != skeleton().users_chain
-        and _chain_signature(listing.chains[chain.name]) != _expected_chain(chain.name)
+        and _chain_signature(listing.chains[chain.name]) != _expected_chain(chain.name, setting)
     ]
     if BASELINE_CHAIN in listing.chains:
         chains.append({"delete": {"chain": spot | {"name": BASELINE_CHAIN}}})
@@ -245,8 +245,8 @@ def _chain_signature(body: Json) -> tuple[object, ...]:
 
 
 @cache
-def _expected_chain(name: str) -> tuple[object, ...]:
-    chain = next(c for c in skeleton().chains if c.name == name)
+def _expected_chain(name: str, setting: Setting) -> tuple[object, ...]:
+    chain = next(c for c in skeleton(setting).chains if c.name == name)
     return _chain_signature(chain.json("")["chain"])
 
 
@@ -261,9 +261,9 @@ def _same_declaration(kernel_set: KernelSet, body: Json) -> bool:
 
 
 @cache
-def _expected_rules() -> dict[str, list[object]]:
+def _expected_rules(setting: Setting) -> dict[str, list[object]]:
     expected: dict[str, list[object]] = {}
-    for line in skeleton().rules:
+    for line in skeleton(setting).rules:
         expected.setdefault(line.chain, []).append(_canonical_rule(line.json("")["rule"]))
     return expected
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
+_ALL_BITS = 0xFFFFFFFF
+
 Json: TypeAlias = dict[str, Any]
 """One node of a JSON document; its shape is libnftables' business."""
 
@@ -91,6 +93,32 @@ class Conntrack:
 
 
 @dataclass(frozen=True, slots=True)
+class Bits:
+    """A packet's mark with some bits kept and then some set, as the kernel lists it.
+
+    Keeping or setting what changes nothing is left out, and so it is in a listing. What is set is
+    kept as well, for the same reason.
+    """
+
+    kept: int
+    set: int = 0
+
+    def json(self) -> Json:
+        node: Json = Meta("mark").json()
+        if self._kept != _ALL_BITS:
+            node = {"&": [node, self._kept]}
+        return {"|": [node, self.set]} if self.set else node
+
+    def text(self) -> str:
+        kept = f" & {self._kept:#010x}" if self._kept != _ALL_BITS else ""
+        return f"meta mark{kept}" + (f" | {self.set:#010x}" if self.set else "")
+
+    @property
+    def _kept(self) -> int:
+        return self.kept | self.set
+
+
+@dataclass(frozen=True, slots=True)
 class Concatenation:
     """Several expressions as one look-up key; one alone stands for itself."""
 
@@ -166,6 +194,38 @@ class Lookup:
 
     def text(self) -> str:
         return f"{self.key.text()} {'!= ' if self.negated else ''}@{self.set}"
+
+
+@dataclass(frozen=True, slots=True)
+class MatchMark:
+    """Whether the bits of `mask` in a packet's mark are those of `value`."""
+
+    value: int
+    mask: int
+
+    def json(self) -> Json:
+        return {"match": {"op": "==", "left": Bits(self.mask).json(), "right": self.value}}
+
+    def text(self) -> str:
+        return f"{Bits(self.mask).text()} == {self.value:#010x}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetMark:
+    """Put `value` on the bits of `mask` in a packet's mark and leave the others."""
+
+    value: int
+    mask: int
+
+    def json(self) -> Json:
+        return {"mangle": {"key": Meta("mark").json(), "value": self._bits.json()}}
+
+    def text(self) -> str:
+        return f"meta mark set {self._bits.text()}"
+
+    @property
+    def _bits(self) -> Bits:
+        return Bits(_ALL_BITS & ~self.mask, self.value)
 
 
 @dataclass(frozen=True, slots=True)

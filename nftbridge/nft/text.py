@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nftbridge.nft import syntax
-from nftbridge.nft.lower import KernelSet, Skeleton, sets_of, skeleton
+from nftbridge.nft.lower import PLAIN, KernelSet, Setting, Skeleton, sets_of, skeleton
 from nftbridge.policy.flat import FlatKey, FlatRows
 from nftbridge.policy.program import Kind, Relation
 
 
-def script(table: str, rows: FlatRows) -> str:
+def script(table: str, rows: FlatRows, setting: Setting = PLAIN) -> str:
     """A script that loads everything over an empty kernel or an older ruleset alike."""
-    return "\n".join([*_preamble(table), "", *_table(table, rows), ""])
+    parts = skeleton(setting)
+    return "\n".join([*_preamble(table, parts), "", *_table(table, rows, parts), ""])
 
 
 def ruleset(table: str, rows: FlatRows) -> str:
     """The table alone, without what makes room for it: sets that have rows, then the chains."""
-    return "\n".join(_table(table, rows, only_filled=True))
+    return "\n".join(_table(table, rows, skeleton(), only_filled=True))
 
 
-def _preamble(table: str) -> Iterator[str]:
+def _preamble(table: str, parts: Skeleton) -> Iterator[str]:
     """Declare everything, so that it can be emptied without failing, and empty it.
 
     DOCKER-USER is declared only: what is in it stays.
     """
-    parts = skeleton()
     yield f"add table inet {table}"
     for chain in parts.chains:
         declared = f" {{ {chain.text()} }}" if chain.base else ""
@@ -39,8 +39,9 @@ def _preamble(table: str) -> Iterator[str]:
         yield f"flush {declaration.noun} inet {table} {declaration.name}"
 
 
-def _table(table: str, rows: FlatRows, *, only_filled: bool = False) -> Iterator[str]:
-    parts = skeleton()
+def _table(
+    table: str, rows: FlatRows, parts: Skeleton, *, only_filled: bool = False
+) -> Iterator[str]:
     yield f"table inet {table} {{"
     for relation, found in rows.items():
         for kernel_set in sets_of(relation):

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
-from nftbridge.model import Address, Family, Prefix
+from nftbridge.model import Address, Family, Host, Mark, Prefix
+from nftbridge.policy.derive import derive
 from nftbridge.policy.program import (
     Chain,
     Condition,
+    Constant,
     Dnat,
     Facts,
     Field,
@@ -25,13 +27,14 @@ from nftbridge.policy.program import (
     Jump,
     Key,
     Leave,
+    MarkedAccept,
     NotIn,
     Relation,
     Rule,
     Snat,
     Value,
 )
-from nftbridge.policy.rules import CHAINS
+from nftbridge.policy.rules import CHAINS, program_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,8 @@ class Packet:
 
     `state` is connection tracking's: "new", "established", "related". `from_host` and `to_host` say
     whether its addresses are the host's own; masquerading sets `from_host` and leaves `saddr`,
-    since which address the kernel takes is not the rules' business.
+    since which address the kernel takes is not the rules' business. `mark` is 0 unless somebody has
+    set it.
     """
 
     saddr: Address
@@ -52,6 +56,7 @@ class Packet:
     state: str = "new"
     from_host: bool = False
     to_host: bool = False
+    mark: int = 0
 
     @property
     def family(self) -> Family:
@@ -105,9 +110,10 @@ class _End:
 
 
 class Evaluator:
-    """Evaluates packets against the rows of one host."""
+    """Evaluates packets against the rows of one host, under the rules that it has."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, program: tuple[Chain, ...] = CHAINS) -> None:
+        self._program = program
         self._exact: dict[Relation, dict[tuple[Family, Key], Key]] = {}
         self._prefixes: dict[Relation, list[tuple[Family, Key, Key]]] = {}
         for relation, rows in facts.items():
@@ -116,9 +122,14 @@ class Evaluator:
             else:
                 self._exact[relation] = {(r.family, r.key): r.value for r in rows}
 
+    @classmethod
+    def of(cls, host: Host) -> Evaluator:
+        """The meaning of all that `host` declares."""
+        return Evaluator(derive(host), program_of(host))
+
     @cached_property
     def _chains(self) -> dict[str, Chain]:
-        return {chain.name: chain for chain in CHAINS}
+        return {chain.name: chain for chain in self._program}
 
     def hook(self, chain: Chain, packet: Packet) -> Result:
         """Run the packet through a base chain; its policy is accept."""
@@ -157,6 +168,8 @@ class Evaluator:
                 end = _End(None)
             case Final.MASQUERADE:
                 end = _End(replace(packet, from_host=True))
+            case MarkedAccept(mark):
+                end = _End(replace(packet, mark=mark.put_on(packet.mark)))
             case _:
                 end = _End(packet)
         steps.append(step)
@@ -211,6 +224,7 @@ _VALUES: dict[Field, Callable[[Packet], Value]] = {
     Field.PROTOCOL: lambda packet: packet.protocol,
     Field.DPORT: lambda packet: packet.dport,
     Field.CT_STATE: lambda packet: packet.state,
+    Field.MARK: lambda packet: packet.mark,
     Field.SADDR_TYPE: lambda packet: "local" if packet.from_host else "unicast",
     Field.DADDR_TYPE: lambda packet: "local" if packet.to_host else "unicast",
 }
@@ -220,8 +234,10 @@ def _value(packet: Packet, field: Field) -> Value:
     return _VALUES[field](packet)
 
 
-def _equals(value: Value, column: Value | Prefix) -> bool:
-    """Whether a packet's value is what stands in a column; a prefix stands for all it contains."""
+def _equals(value: Value, column: Value | Constant) -> bool:
+    """Whether a packet's value is what stands in a column or a rule."""
+    if isinstance(column, Mark) and isinstance(value, int):
+        return column.is_on(value)
     if isinstance(column, Prefix) and isinstance(value, Address):
         return value.version == column.version and value in column
     return value == column

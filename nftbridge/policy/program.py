@@ -13,7 +13,7 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple, TypeAlias
 
-from nftbridge.model import Address, Family, Prefix
+from nftbridge.model import Address, Family, Mark, Prefix
 
 
 class Kind(Enum):
@@ -38,12 +38,15 @@ class Field(Enum):
     PROTOCOL = "l4proto"
     DPORT = "dport"
     CT_STATE = "ct state"
+    MARK = "mark"
     SADDR_TYPE = "saddr type"
     DADDR_TYPE = "daddr type"
 
 
 Value: TypeAlias = str | int | Address | Prefix
 Key: TypeAlias = tuple[Value, ...]
+Constant: TypeAlias = str | IPv4Network | IPv6Network | Mark
+"""What a rule itself can name. A prefix or a mark stands for every value that it is in or on."""
 
 
 class Owner(NamedTuple):
@@ -130,7 +133,7 @@ class Is:
     """A field has one of these constant values. A prefix limits the rule to its family."""
 
     field: Field
-    values: tuple[str | IPv4Network | IPv6Network, ...]
+    values: tuple[Constant, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ class IsNot:
     """A field has not this constant value. A prefix of the other family is never the value."""
 
     field: Field
-    value: str | IPv4Network | IPv6Network
+    value: Constant
 
 
 Condition: TypeAlias = In | NotIn | Leave | Is | IsNot
@@ -151,6 +154,13 @@ class Final(Enum):
     DROP = "drop"
     RETURN = "return"
     MASQUERADE = "masquerade"
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedAccept:
+    """Put the mark on the packet, whose other bits stay, and accept it."""
+
+    mark: Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +186,7 @@ class Snat:
     fields: tuple[Field, ...]
 
 
-Verdict: TypeAlias = Final | Jump | Dnat | Snat
+Verdict: TypeAlias = Final | MarkedAccept | Jump | Dnat | Snat
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,11 +255,11 @@ def inserted(*rules: Rule) -> Block:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Where a base chain is attached. `priority` as in nft, smaller is earlier."""
+    """Where a base chain is attached; `priority` names one of `Priorities`."""
 
     kind: str
     name: str
-    priority: int
+    priority: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +285,6 @@ def chain(
     return Chain(name, table, blocks, hook, users)
 
 
-def admits(value: str | IPv4Network | IPv6Network, family: Family) -> bool:
+def admits(value: Constant, family: Family) -> bool:
     """Whether a packet of `family` can have this constant value."""
-    return isinstance(value, str) or Family.of(value) is family
+    return not isinstance(value, Prefix) or Family.of(value) is family

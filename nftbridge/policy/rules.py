@@ -6,12 +6,18 @@ network is created, so that its verdicts depend on the order of creation; here t
 1. DOCKER-ISOLATION-STAGE-1: the drops of internal networks come before the accepts of routed
    ones, so an internal network never reaches a routed one, nor the reverse.
 2. nat-POSTROUTING: traffic from the host's own addresses is looked at before the subnets.
+
+The two marks of a host are not Docker's. They are constants of its rules, since nftables can look
+up a mark in a set, but not under a mask that the set holds. Networks and ports change no rule.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from ipaddress import IPv4Network, IPv6Network
 
+from nftbridge.model import Host, Mark
 from nftbridge.policy import catalogue as known
 from nftbridge.policy.program import (
     Chain,
@@ -24,6 +30,7 @@ from nftbridge.policy.program import (
     IsNot,
     Jump,
     Leave,
+    MarkedAccept,
     NotIn,
     Rule,
     Snat,
@@ -80,7 +87,7 @@ RAW_PREROUTING = chain(
             "a port published on 127.0.0.0/8 is for this host only (moby#45610)",
         ),
     ),
-    hook=Hook("filter", "prerouting", -300),
+    hook=Hook("filter", "prerouting", "raw"),
 )
 
 NAT_PREROUTING = chain(
@@ -94,7 +101,7 @@ NAT_PREROUTING = chain(
             "packets to one of the host's addresses may be for a published port",
         ),
     ),
-    hook=Hook("nat", "prerouting", -100),
+    hook=Hook("nat", "prerouting", "dstnat"),
 )
 
 NAT_OUTPUT = chain(
@@ -108,7 +115,7 @@ NAT_OUTPUT = chain(
             "the host uses published ports too; on loopback the proxy serves them, if any",
         ),
     ),
-    hook=Hook("nat", "output", -100),
+    hook=Hook("nat", "output", "dstnat"),
 )
 
 NAT_DOCKER = chain(
@@ -167,7 +174,7 @@ FILTER_FORWARD = chain(
         Rule("user", (), Jump(DOCKER_USER), "the administrator's own rules come first"),
         Rule("forward", (), Jump(DOCKER_FORWARD), "then nftbridge's"),
     ),
-    hook=Hook("filter", "forward", 0),
+    hook=Hook("filter", "forward", "forward"),
 )
 
 USER = chain(DOCKER_USER, "filter", users=True)
@@ -365,7 +372,7 @@ POSTROUTING = chain(
             "a container that reaches itself through the host must see another source",
         ),
     ),
-    hook=Hook("nat", "postrouting", 100),
+    hook=Hook("nat", "postrouting", "srcnat"),
 )
 
 CHAINS: tuple[Chain, ...] = (
@@ -384,3 +391,56 @@ CHAINS: tuple[Chain, ...] = (
     POSTROUTING,
 )
 """Every chain, in the order in which a packet meets them."""
+
+
+def program_of(host: Host) -> tuple[Chain, ...]:
+    """The chains of `host`: `CHAINS`, with its marks where it has any."""
+    return program(host.accept_mark, host.trust_mark)
+
+
+@cache
+def program(accept: Mark | None, trust: Mark | None) -> tuple[Chain, ...]:
+    """`CHAINS` with these marks."""
+    return with_marks(CHAINS, accept, trust)
+
+
+def with_marks(
+    chains: tuple[Chain, ...], accept: Mark | None, trust: Mark | None
+) -> tuple[Chain, ...]:
+    """The chains with two marks; base chains and the administrator's are what they were.
+
+    What the forward rules accept gets `accept`. What carries `trust` when it has passed the
+    administrator's own rules is accepted before any rule of ours drops it.
+    """
+    if trust is not None:
+        chains = tuple(_trusting(c, trust) if c.name == DOCKER_FORWARD else c for c in chains)
+    if accept is not None:
+        chains = tuple(_accepting(c, accept) if _forwards(c) else c for c in chains)
+    return chains
+
+
+def _forwards(chain: Chain) -> bool:
+    """Whether the chain is one of ours that packets pass on their way through the host."""
+    return chain.table == "filter" and chain.hook is None and not chain.users
+
+
+def _trusting(chain: Chain, mark: Mark) -> Chain:
+    rule = Rule(
+        "trusted-mark",
+        (Is(Field.MARK, (mark,)),),
+        Final.ACCEPT,
+        "somebody on this host vouches for the packet by its mark",
+    )
+    return replace(chain, blocks=(appended(rule), *chain.blocks))
+
+
+def _accepting(chain: Chain, mark: Mark) -> Chain:
+    blocks = (
+        replace(block, rules=tuple(_marking(rule, mark) for rule in block.rules))
+        for block in chain.blocks
+    )
+    return replace(chain, blocks=tuple(blocks))
+
+
+def _marking(rule: Rule, mark: Mark) -> Rule:
+    return replace(rule, verdict=MarkedAccept(mark)) if rule.verdict is Final.ACCEPT else rule

@@ -49,7 +49,8 @@ def first_difference(wanted: Iterable[Case], reading: Reading) -> str:
 
 def sent_nft(host: Host) -> NftReading:
     """What the document says that would be sent to the kernel."""
-    return NftReading(as_listed(document.install(TABLE, lower.rows_in_kernel(host))))
+    rows, setting = lower.rows_in_kernel(host), lower.Setting.of(host)
+    return NftReading(as_listed(document.install(TABLE, rows, (), setting)))
 
 
 def rendered_iptables(host: Host, family: Family, layout: Layout = DOCKER) -> IptablesReading:

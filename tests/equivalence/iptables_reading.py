@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from nftbridge.policy.evaluate import Packet
 from tests.equivalence.meaning import ACCEPTED, DROPPED, MASQUERADED, UNDECIDED, Fate, Hook, Outcome
 
 Test: TypeAlias = Callable[[Packet], bool]
+Change: TypeAlias = Callable[[Packet], Packet]
 
 _PLACES = {
     Hook.RAW: ("raw", "PREROUTING"),
@@ -27,17 +28,20 @@ _PLACES = {
 _BUILTIN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _SAME_PROTOCOL = {"icmpv6": "ipv6-icmp"}
 _WITH_PORTS = ("tcp", "udp", "sctp")
-_MODULES = (*_WITH_PORTS, "addrtype", "conntrack")
+_MODULES = (*_WITH_PORTS, "addrtype", "conntrack", "mark")
 _FINAL = {"ACCEPT": ACCEPTED, "DROP": DROPPED, "MASQUERADE": MASQUERADED}
 _TRANSLATIONS = {"DNAT": (Fate.DNAT, "--to-destination"), "SNAT": (Fate.SNAT, "--to-source")}
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """All tests must hold. `target` is an outcome, or a chain's name; "RETURN" goes back."""
+    """All tests must hold. `target` is an outcome, or a chain's name; "RETURN" goes back.
+
+    A target that is a function changes the packet, and the next rule is looked at.
+    """
 
     tests: tuple[Test, ...]
-    target: Outcome | str
+    target: Outcome | str | Change
 
 
 class IptablesReading:
@@ -65,10 +69,10 @@ class IptablesReading:
         if packet.daddr.version != self._version:
             raise ValueError(f"{packet} is not of IP version {self._version}")
         place = _PLACES[hook]
-        decided = self._run(*place, packet)
-        if decided is not None:
-            return decided
-        return DROPPED if self._policies.get(place) == "DROP" else UNDECIDED
+        decided, packet = self._run(*place, packet)
+        if decided is None:
+            decided = DROPPED if self._policies.get(place) == "DROP" else UNDECIDED
+        return decided.marked(packet.mark)
 
     def plant(self, chain: str, outcome: Outcome) -> None:
         """Put a rule for every packet into a chain of filter, as somebody may into DOCKER-USER."""
@@ -80,19 +84,23 @@ class IptablesReading:
             self._chains.setdefault((table, chain), [])
         self._chains[table, chain].append(_Parser(rest).rule())
 
-    def _run(self, table: str, chain: str, packet: Packet) -> Outcome | None:
+    def _run(self, table: str, chain: str, packet: Packet) -> tuple[Outcome | None, Packet]:
+        """What the chain decides, if it does, and the packet as it has become."""
         rules = self._chains[table, chain] if chain not in _BUILTIN else self._builtin(table, chain)
         for rule in rules:
             if not all(test(packet) for test in rule.tests):
                 continue
             if isinstance(rule.target, Outcome):
-                return rule.target
+                return rule.target, packet
             if rule.target == "RETURN":
-                return None
-            decided = self._run(table, rule.target, packet)
+                break
+            if not isinstance(rule.target, str):
+                packet = rule.target(packet)
+                continue
+            decided, packet = self._run(table, rule.target, packet)
             if decided is not None:
-                return decided
-        return None
+                return decided, packet
+        return None, packet
 
     def _builtin(self, table: str, chain: str) -> list[_Rule]:
         """A built-in chain is always there, if only empty."""
@@ -132,7 +140,9 @@ class _Parser:
         test = _TESTS[option](value)
         yield (lambda packet: not test(packet)) if negated else test
 
-    def _target(self, name: str, options: list[str]) -> Outcome | str:
+    def _target(self, name: str, options: list[str]) -> Outcome | str | Change:
+        if name == "MARK":
+            return _marking(*options)
         if name in _TRANSLATIONS:
             fate, wanted = _TRANSLATIONS[name]
             option, value = options
@@ -153,6 +163,24 @@ def _translation(fate: Fate, value: str) -> Outcome:
     elif value.count(":") == 1:
         host, port = value.split(":")
     return Outcome(fate, ip_address(host), int(port) if port else None)
+
+
+def _marking(option: str, value: str) -> Change:
+    """``--set-xmark VALUE/MASK`` zeroes the bits of the mask, then toggles those of the value."""
+    if option != "--set-xmark":
+        raise ValueError(f"MARK {option}")
+    bits, mask = _bits(value)
+    return lambda packet: replace(packet, mark=packet.mark & ~mask ^ bits)
+
+
+def _marked(value: str) -> Test:
+    bits, mask = _bits(value)
+    return lambda packet: packet.mark & mask == bits
+
+
+def _bits(value: str) -> tuple[int, int]:
+    bits, _, mask = value.partition("/")
+    return int(bits, 0), int(mask or "0xffffffff", 0)
 
 
 def _source(value: str) -> Test:
@@ -204,6 +232,7 @@ _TESTS: dict[str, Callable[[str], Test]] = {
     "-p": _protocol,
     "--dport": _port,
     "--ctstate": _states,
+    "--mark": _marked,
     "--src-type": lambda value: lambda packet: _local(packet.from_host, value),
     "--dst-type": lambda value: lambda packet: _local(packet.to_host, value),
 }

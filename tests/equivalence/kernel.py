@@ -36,7 +36,8 @@ def namespace() -> Generator[str]:
 def listed_nft(host: Host, netns: str) -> NftReading:
     """What nft lists after the document was loaded; the table is gone afterwards."""
     kernel = Kernel(TABLE, netns)
-    kernel.commit(document.install(TABLE, lower.rows_in_kernel(host)))
+    rows, setting = lower.rows_in_kernel(host), lower.Setting.of(host)
+    kernel.commit(document.install(TABLE, rows, (), setting))
     objects = kernel.objects()
     kernel.commit(document.table_removal(TABLE))
     assert objects is not None

@@ -6,14 +6,13 @@ its `Outcome` by `Reference`, the kernels' listings by the readings beside this 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
 from nftbridge.model import Address, Host
-from nftbridge.policy.derive import derive
-from nftbridge.policy.evaluate import Evaluator, Packet
-from nftbridge.policy.program import Dnat, Final, Snat
+from nftbridge.policy.evaluate import Evaluator, Packet, Result
+from nftbridge.policy.program import Dnat, Final, MarkedAccept, Snat
 from nftbridge.policy.rules import CHAINS
 
 
@@ -44,15 +43,25 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A fate with the address, and the port if there is one, of a translation."""
+    """A fate with the address, and the port if there is one, of a translation.
+
+    `mark` is the packet's afterwards, 0 if it was dropped.
+    """
 
     fate: Fate
     address: Address | None = None
     port: int | None = None
+    mark: int = 0
 
     def __str__(self) -> str:
         where = "" if self.address is None else f" to {self.address}"
-        return f"{self.fate.value}{where}" + ("" if self.port is None else f" port {self.port}")
+        marked = f", mark {self.mark:#x}" if self.mark else ""
+        port = "" if self.port is None else f" port {self.port}"
+        return f"{self.fate.value}{where}{port}{marked}"
+
+    def marked(self, mark: int) -> Outcome:
+        """The same for a packet that has this mark by then."""
+        return self if self.fate is Fate.DROP else replace(self, mark=mark)
 
 
 UNDECIDED = Outcome(Fate.UNDECIDED)
@@ -77,22 +86,25 @@ class Reference:
     """The reference evaluator's opinion."""
 
     def __init__(self, host: Host) -> None:
-        self._evaluator = Evaluator(derive(host))
+        self._evaluator = Evaluator.of(host)
         self._chains = {chain.name: chain for chain in CHAINS}
 
     def outcome(self, hook: Hook, packet: Packet) -> Outcome:
         """What the program means."""
         result = self._evaluator.hook(self._chains[hook.value], packet)
-        if result.packet is None:
-            return DROPPED
-        match result.decided and result.decided.rule.verdict:
-            case Dnat():
-                return Outcome(Fate.DNAT, result.packet.daddr, result.packet.dport)
-            case Snat():
-                return Outcome(Fate.SNAT, result.packet.saddr)
-            case Final.MASQUERADE:
-                return MASQUERADED
-            case Final.ACCEPT:
-                return ACCEPTED
-            case _:
-                return UNDECIDED
+        return DROPPED if result.packet is None else _passed(result, result.packet)
+
+
+def _passed(result: Result, packet: Packet) -> Outcome:
+    mark = packet.mark
+    match result.decided and result.decided.rule.verdict:
+        case Dnat():
+            return Outcome(Fate.DNAT, packet.daddr, packet.dport, mark)
+        case Snat():
+            return Outcome(Fate.SNAT, packet.saddr, mark=mark)
+        case Final.MASQUERADE:
+            return MASQUERADED.marked(mark)
+        case Final.ACCEPT | MarkedAccept():
+            return ACCEPTED.marked(mark)
+        case _:
+            return UNDECIDED.marked(mark)

@@ -22,6 +22,7 @@ from nftbridge.model import (
     Family,
     GatewayMode,
     Host,
+    Mark,
     Network,
     Prefix,
     Protocol,
@@ -51,6 +52,11 @@ _SNAT = {
     Family.IPV4: ("198.51.100.77", "203.0.113.77", "192.0.2.77"),
     Family.IPV6: ("2001:db8:100::77", "2001:db8:101::77", "2001:db8:ffff::77"),
 }
+
+
+_ACCEPT_MARKS = (Mark(0x1000, 0x1000), Mark(0x50000, 0x70000))
+_TRUST_MARKS = (Mark(0x2000, 0x2000), Mark(0x80000002, 0x80000003))
+"""One bit, and several of which some must be clear."""
 
 
 class Choices(Interface):
@@ -115,6 +121,8 @@ def built(choices: Choices) -> Host:
         userland_proxy=choices.one_of((True, False)),
         allow_direct_routing=choices.one_of((False, False, True)),
         wsl2_mirrored=choices.one_of((False, True)),
+        accept_mark=choices.one_of((None, None, *_ACCEPT_MARKS)),
+        trust_mark=choices.one_of((None, None, *_TRUST_MARKS)),
     )
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import pytest
+
 from nftbridge.compat import lower as iptables_lower
 from nftbridge.model import Family, Host
 from nftbridge.nft import lower as nft_lower
@@ -27,7 +29,7 @@ from nftbridge.policy.program import (
     Order,
     Rule,
 )
-from nftbridge.policy.rules import CHAINS
+from nftbridge.policy.rules import CHAINS, program_of
 from tests.equivalence.compare import READINGS
 from tests.equivalence.meaning import Hook, Reading
 
@@ -41,12 +43,14 @@ _HOOKS: dict[str, tuple[Hook, ...]] = {
 class Mutant:
     """A fault by name: `read` gives the faulty reading, None where a host shows nothing of it.
 
-    `hooks` are those that the fault can change; the others are as they were.
+    `hooks` are those that the fault can change; the others are as they were. `marks` is whether it
+    is about hosts that have marks, or about those that have none.
     """
 
     name: str
     hooks: tuple[Hook, ...]
     read: Callable[[Host, Family], Reading | None]
+    marks: bool = False
 
 
 def hooks_of(chain: str) -> tuple[Hook, ...]:
@@ -65,8 +69,16 @@ def program_mutants() -> Iterator[Mutant]:
 
 
 def _lowered(backend: str, chains: tuple[Chain, ...]) -> Callable[[Host, Family], Reading]:
+    return lowered(backend, lambda _: chains)
+
+
+def lowered(
+    backend: str, fault: Callable[[tuple[Chain, ...]], tuple[Chain, ...]]
+) -> Callable[[Host, Family], Reading]:
+    """A reading of what the backend makes of a host's program with this fault in it."""
+
     def read(host: Host, family: Family) -> Reading:
-        with _program(chains):
+        with _program(fault(program_of(host))):
             return READINGS[backend](host, family)
 
     return read
@@ -75,16 +87,18 @@ def _lowered(backend: str, chains: tuple[Chain, ...]) -> Callable[[Host, Family]
 @contextmanager
 def _program(chains: tuple[Chain, ...]) -> Generator[None]:
     """Have both lowerings see these chains."""
-    modules = (nft_lower, iptables_lower)
-    for module in modules:
-        setattr(module, "CHAINS", chains)  # noqa: B010  a constant, as far as mypy knows
-    nft_lower.skeleton.cache_clear()
-    try:
-        yield
-    finally:
-        for module in modules:
-            setattr(module, "CHAINS", CHAINS)  # noqa: B010
+
+    def faulty(*_: object) -> tuple[Chain, ...]:
+        return chains
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (nft_lower, iptables_lower):
+            patch.setattr(module, "CHAINS", chains)
+        patch.setattr(nft_lower, "program", faulty)
+        patch.setattr(iptables_lower, "program_of", faulty)
         nft_lower.skeleton.cache_clear()
+        yield
+    nft_lower.skeleton.cache_clear()
 
 
 def _mutated_chains() -> Iterator[tuple[str, int, Chain]]:

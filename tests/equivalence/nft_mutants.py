@@ -43,7 +43,8 @@ def _sent(host: Host) -> Objects:
 
 @cache
 def _sent_text(host: Host) -> str:
-    return json.dumps(as_listed(document.install(TABLE, lower.rows_in_kernel(host))))
+    rows, setting = lower.rows_in_kernel(host), lower.Setting.of(host)
+    return json.dumps(as_listed(document.install(TABLE, rows, (), setting)))
 
 
 def _edited(edit: Edit) -> Callable[[Host, Family], Reading | None]:

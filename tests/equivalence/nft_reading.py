@@ -8,6 +8,7 @@ here is an error, never ignored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeAlias
 
@@ -19,8 +20,9 @@ from tests.equivalence.meaning import ACCEPTED, DROPPED, MASQUERADED, UNDECIDED,
 Value: TypeAlias = str | int | Address
 Columns: TypeAlias = tuple[Value, ...]
 Expression: TypeAlias = Callable[[Packet], Columns | None]
-Statement: TypeAlias = Callable[[Packet], Outcome | str | None]
-"""None: go on with the rule; `_NO_MATCH`, `_RETURN` or a chain's name; or the end of it all."""
+Statement: TypeAlias = Callable[[Packet], Outcome | Packet | str | None]
+"""None: go on with the rule, or with this packet; `_NO_MATCH`, `_RETURN` or a chain's name; or the
+end of it all."""
 
 _NO_MATCH, _RETURN, _JUMP = "no match", "return", "jump "
 
@@ -36,7 +38,13 @@ _META: dict[str, tuple[str, Callable[[Packet], Value]]] = {
     "iifname": ("ifname", lambda p: p.iif),
     "oifname": ("ifname", lambda p: p.oif),
     "l4proto": ("inet_proto", lambda p: p.protocol),
+    "mark": ("mark", lambda p: p.mark),
     "nfproto": ("nf_proto", lambda p: p.family.value),
+}
+_BITWISE: dict[str, Callable[[int, int], int]] = {
+    "&": lambda one, other: one & other,
+    "|": lambda one, other: one | other,
+    "^": lambda one, other: one ^ other,
 }
 _IP_VERSIONS = {"ip": 4, "ip6": 6}
 _VERSIONS = {"ipv4_addr": 4, "ipv6_addr": 6}
@@ -123,10 +131,10 @@ class NftReading:
     def outcome(self, hook: Hook, packet: Packet) -> Outcome:
         """What the base chain at that hook does to the packet."""
         name = self._base[_PLACES[hook]]
-        decided = self._run(name, packet)
-        if decided is not None:
-            return decided
-        return UNDECIDED if self._policies[name] == "accept" else DROPPED
+        decided, packet = self._run(name, packet)
+        if decided is None:
+            decided = UNDECIDED if self._policies[name] == "accept" else DROPPED
+        return decided.marked(packet.mark)
 
     def plant(self, chain: str, outcome: Outcome) -> None:
         """Put a rule for every packet into a chain, as somebody may into DOCKER-USER."""
@@ -138,18 +146,19 @@ class NftReading:
             self._base[body["hook"], body["prio"]] = body["name"]
             self._policies[body["name"]] = body["policy"]
 
-    def _run(self, chain: str, packet: Packet) -> Outcome | None:
+    def _run(self, chain: str, packet: Packet) -> tuple[Outcome | None, Packet]:
+        """What the chain decides, if it does, and the packet as it has become."""
         for rule in self._rules[chain]:
-            said = _last(rule, packet)
+            said, packet = _last(rule, packet)
             if isinstance(said, Outcome):
-                return said
+                return said, packet
             if said == _RETURN:
-                return None
+                break
             if said and said.startswith(_JUMP):
-                decided = self._run(said.removeprefix(_JUMP), packet)
+                decided, packet = self._run(said.removeprefix(_JUMP), packet)
                 if decided is not None:
-                    return decided
-        return None
+                    return decided, packet
+        return None, packet
 
     def _statement(self, node: Mapping[str, Any]) -> Statement:
         ((kind, body),) = node.items()
@@ -168,9 +177,21 @@ class NftReading:
             return lambda _: target
         if kind == "match":
             return self._match(body["op"], body["left"], body["right"])
+        if kind == "mangle":
+            return self._marking(body["key"], body["value"])
         if kind in ("dnat", "snat"):
             return self._translation(Fate(kind), body)
         raise ValueError(f"unknown statement {kind}")
+
+    def _marking(self, key: Any, value: Any) -> Statement:
+        kinds, changed = self._expression(value)
+        if key != {"meta": {"key": "mark"}} or kinds != ["mark"]:
+            raise ValueError(f"{kinds} is put on {key}")
+
+        def mark(packet: Packet) -> Packet:
+            return replace(packet, mark=_number(changed(packet)))
+
+        return mark
 
     def _match(self, op: str, left: Any, right: Any) -> Statement:
         kinds, value = self._expression(left)
@@ -229,7 +250,19 @@ class NftReading:
             return _concatenation([self._expression(part) for part in body])
         if kind == "map":
             return self._lookup(body)
+        if kind in _BITWISE:
+            return self._bitwise(kind, *body)
         return _leaf(kind, body)
+
+    def _bitwise(self, operation: str, left: Any, right: Any) -> tuple[list[str], Expression]:
+        kinds, value = self._expression(left)
+        if kinds != ["mark"] or not isinstance(right, int):
+            raise ValueError(f"{operation} of {kinds} and {right}")
+
+        def combine(packet: Packet) -> Columns:
+            return (_BITWISE[operation](_number(value(packet)), right),)
+
+        return kinds, combine
 
     def _lookup(self, body: Mapping[str, Any]) -> tuple[list[str], Expression]:
         kinds, key = self._expression(body["key"])
@@ -244,13 +277,23 @@ class NftReading:
         return named.values, look_up
 
 
-def _last(rule: Sequence[Statement], packet: Packet) -> Outcome | str | None:
-    """What ends the rule."""
+def _last(rule: Sequence[Statement], packet: Packet) -> tuple[Outcome | str | None, Packet]:
+    """What ends the rule, and the packet as it has become."""
     for statement in rule:
         said = statement(packet)
-        if said is not None:
-            return said
-    return None
+        if isinstance(said, Packet):
+            packet = said
+        elif said is not None:
+            return said, packet
+    return None, packet
+
+
+def _number(columns: Columns | None) -> int:
+    """The one column of what every packet has."""
+    assert columns is not None
+    (value,) = columns
+    assert isinstance(value, int)
+    return value
 
 
 def _nothing(_: Packet) -> Columns:
@@ -337,7 +380,7 @@ def _span(node: Any, kind: str) -> _Span:
 
 
 def _scalar(node: Any, kind: str) -> Value:
-    if isinstance(node, int) is not (kind == "inet_service"):
+    if isinstance(node, int) is not (kind in ("inet_service", "mark")):
         raise ValueError(f"{node} is no {kind}")
     if kind in _VERSIONS:
         address = ip_address(node)

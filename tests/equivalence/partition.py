@@ -37,14 +37,16 @@ _ELSEWHERE = {
 """Something else, the loopback addresses, and link-local ones with both ends of their prefix."""
 _ICMP = {Family.IPV4: "icmp", Family.IPV6: "ipv6-icmp"}
 _OTHER_PORT = 4444
+_ALL_BITS = 0xFFFFFFFF
 
 
 _UNSEEN: dict[Hook, tuple[str, ...]] = {
-    Hook.RAW: ("oif", "state"),  # before routing, before connection tracking
-    Hook.INBOUND: ("oif", "state"),  # translations are decided by a connection's first packet
-    Hook.OUTPUT: ("iif", "state"),
+    Hook.RAW: ("oif", "state", "mark"),  # before routing, before connection tracking
+    # translations are decided by a connection's first packet
+    Hook.INBOUND: ("oif", "state", "mark"),
+    Hook.OUTPUT: ("iif", "state", "mark"),
     Hook.FORWARD: (),
-    Hook.POSTROUTING: ("iif", "state"),  # iptables refuses -i here
+    Hook.POSTROUTING: ("iif", "state", "mark"),  # iptables refuses -i here
 }
 
 
@@ -78,7 +80,7 @@ class Partition:
         random = Random(f"{hook} {self._family}")
         found = dict.fromkeys(self._around(axes, depth, random))
         for _ in range(depth.sample):
-            found[_packet([random.choice(values) for values in axes.values()])] = None
+            found[_packet([_chosen(values, random) for values in axes.values()])] = None
         yield from found
 
     def axes(self, hook: Hook) -> dict[str, Sequence[Any]]:
@@ -94,8 +96,9 @@ class Partition:
             "state": ("new", "established", "related", "invalid"),
             "from_host": (False, True),
             "to_host": (False, True),
+            "mark": tuple(self._marks()),
         }
-        blind = {"iif": ("",), "oif": ("",), "state": ("new",)}
+        blind = {"iif": ("",), "oif": ("",), "state": ("new",), "mark": (0,)}
         return {f: blind[f] if f in _UNSEEN[hook] else values for f, values in seen.items()}
 
     def _around(
@@ -158,6 +161,14 @@ class Partition:
             found += [network.bridge, *network.trusted_host_interfaces]
         yield from dict.fromkeys(found)
 
+    def _marks(self) -> Iterator[int]:
+        """No mark, all bits, and each mark with its mask, alone and beside other bits."""
+        found = [0]
+        for mark in (self._host.accept_mark, self._host.trust_mark):
+            if mark is not None:
+                found += [mark.value, mark.mask, mark.put_on(_ALL_BITS), _ALL_BITS]
+        yield from dict.fromkeys(found)
+
     def _ports(self) -> Iterator[int]:
         """All ports of each range, and what lies behind it."""
         found = [_OTHER_PORT, 0]
@@ -167,6 +178,11 @@ class Partition:
                 for first in (first for first in firsts if first is not None):
                     found += range(first, first + publication.count + 1)
         yield from dict.fromkeys(found)
+
+
+def _chosen(values: Sequence[Any], random: Random) -> Any:
+    """One of them; a field that the hook is blind to costs no choice."""
+    return values[0] if len(values) == 1 else random.choice(values)
 
 
 def _packet(values: Sequence[Any]) -> Packet:

@@ -7,7 +7,7 @@ list is checked as well: each entry names a fault that exists and that the corpu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -17,6 +17,7 @@ from nftbridge.model import Container, Family, Host, Network, Publication
 from tests.equivalence.compare import READINGS, Case, cases, first_difference
 from tests.equivalence.equivalent import equivalents, unused
 from tests.equivalence.iptables_mutants import line_mutants
+from tests.equivalence.mark_mutants import ACCEPT, TRUST, mark_mutants
 from tests.equivalence.meaning import DROPPED, Hook, Reading
 from tests.equivalence.models import seeded
 from tests.equivalence.mutants import Mutant, program_mutants
@@ -27,7 +28,7 @@ from tests.equivalence.tree_mutants import tree_mutants
 # Generated ones that between them show nearly everything, and one for what is rare: ports of single
 # host addresses on a network that the proxy does not serve, and bridges whose names begin alike.
 SEEDS = (0, 1, 3, 4, 6, 7, 8, 12, 20, 22, 25, 30)
-DEPTH = Depth(bases=20, sample=200)
+DEPTH = Depth(bases=20, sample=300)
 pytestmark = pytest.mark.slow
 
 _RARE_ADDRESSES = (None, ip_address("198.51.100.2"), ip_address("2001:db8:100::2"))
@@ -53,7 +54,12 @@ def _rare_network(number: int) -> Network:
     return Network(name, bridge, subnets, masquerade=bool(number), containers=containers)
 
 
-HOSTS = [*map(seeded, SEEDS), Host(tuple(map(_rare_network, range(4))))]
+def _without_marks(host: Host) -> Host:
+    return replace(host, accept_mark=None, trust_mark=None)
+
+
+HOSTS = [*(_without_marks(seeded(n)) for n in SEEDS), Host(tuple(map(_rare_network, range(4))))]
+MARKED = [replace(host, accept_mark=ACCEPT, trust_mark=TRUST) for host in HOSTS]
 MUTANTS = {
     mutant.name: mutant
     for mutant in (
@@ -61,6 +67,7 @@ MUTANTS = {
         *listing_mutants(),
         *line_mutants(HOSTS),
         *tree_mutants(HOSTS),
+        *mark_mutants(),
     )
 }
 EQUIVALENT = equivalents(MUTANTS)
@@ -76,9 +83,10 @@ class Exhibit:
 
 
 @cache
-def corpus() -> tuple[Exhibit, ...]:
+def corpus(*, marks: bool) -> tuple[Exhibit, ...]:
     """Hosts that show every fault: made once, looked at by each test."""
-    return tuple(_exhibit(host, family) for host in HOSTS for family in host.families())
+    hosts = MARKED if marks else HOSTS
+    return tuple(_exhibit(host, family) for host in hosts for family in host.families())
 
 
 def _exhibit(host: Host, family: Family) -> Exhibit:
@@ -90,7 +98,7 @@ def _exhibit(host: Host, family: Family) -> Exhibit:
 
 def caught(mutant: Mutant) -> str:
     """How the comparison finds the mutant out; empty if it does not."""
-    for exhibit in corpus():
+    for exhibit in corpus(marks=mutant.marks):
         try:
             reading = mutant.read(exhibit.host, exhibit.family)
         except ValueError as error:
@@ -127,7 +135,8 @@ def test_means_the_same(name: str) -> None:
 
 def test_without_a_mutant_nothing_is_caught() -> None:
     for backend, read in READINGS.items():
-        assert not caught(Mutant(backend, tuple(Hook), read))
+        for marks in (False, True):
+            assert not caught(Mutant(backend, tuple(Hook), read, marks))
 
 
 def test_the_list_of_equivalents_is_about_mutants_that_exist() -> None:

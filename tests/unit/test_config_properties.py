@@ -19,7 +19,9 @@ from nftbridge.model import (
     GatewayMode,
     Host,
     IpForward,
+    Mark,
     Network,
+    Priorities,
     Protocol,
     Publication,
 )
@@ -38,6 +40,14 @@ def hosts(draw: st.DrawFn) -> Host:
     flags["wsl2_mirrored"] = draw(st.none() | st.booleans())
     flags["accept_missing"] = tuple(draw(st.lists(st.sampled_from(Protection), unique=True)))
     flags["ip_forward"] = draw(st.sampled_from(IpForward))
+    flags["accept_mark"] = draw(st.none() | st.sampled_from([Mark(0x1000, 0x1000), Mark(4, 12)]))
+    flags["trust_mark"] = draw(st.none() | st.sampled_from([Mark(1 << 31, 3 << 30), Mark(2, 2)]))
+    flags["priorities"] = Priorities(
+        raw=draw(st.integers(-399, -200)),
+        dstnat=draw(st.integers(-199, 1000)),
+        forward=draw(st.integers(-(2**31) + 1, 2**31 - 1)),
+        srcnat=draw(st.integers(-199, 1000)),
+    )
     return Host(networks, **flags)
 
 

@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("session", "deployment"),
     ("watchdog",),
-    ("report", "lab", "docker"),
+    ("report", "lab", "docker", "snippet"),
     ("explain",),
     ("doctor",),
     ("demo",),
