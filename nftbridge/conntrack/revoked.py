@@ -167,10 +167,13 @@ def departed(held: Host | None, wanted: Host, removed: FlatRows) -> set[Address]
     Without `held`, those of the containers that were guarded. Parts of two hosts will do, if the
     networks that are missing are the same in both.
     """
+    guarded = removed.get(known.GUARDED, ())
+    if held is None and not guarded:
+        return set()
     now = {str(address) for address in _addresses(wanted)}
     if held is not None:
         return {address for address in _addresses(held) if str(address) not in now}
-    gone = (str(key[1]) for key in removed.get(known.GUARDED, ()))
+    gone = (str(key[1]) for key in guarded)
     return {ip_address(text) for text in gone if text not in now}
 
 
