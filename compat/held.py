@@ -16,10 +16,20 @@ from nftbridge.compat.tools import TABLES, Tools
 from nftbridge.compat.tree import DOCKER, TREE, Layout, flatten, is_subchain
 from nftbridge.model import Family, Host
 from nftbridge.policy.program import Chain
-from nftbridge.policy.rules import CHAINS, FILTER_FORWARD, RAW_PREROUTING, USER
+from nftbridge.policy.rules import (
+    CHAINS,
+    FILTER_FORWARD,
+    NAT_OUTPUT,
+    NAT_PREROUTING,
+    RAW_PREROUTING,
+    USER,
+)
 
 EARLY = ("raw", "mangle")
 """Where the early drops can stand: raw, or mangle on kernels without it."""
+
+_JUMPED_FROM = (FILTER_FORWARD, NAT_PREROUTING, NAT_OUTPUT)
+"""The built-in chains in which ours come first."""
 
 
 def homes(chain: Chain) -> tuple[str, ...]:
@@ -152,10 +162,11 @@ class Held:
             for rule in chain.rules():
                 if rule.driver is None and rule not in rules and self.family in rule.families():
                     yield f"chain {name} of table {chain.table} lacks its rule '{rule.name}'"
-        jumps = len(self.ours[FILTER_FORWARD])
-        first = [line.text for line in self.lines("filter", "FORWARD")[:jumps]]
-        if first != [line.text for line in self.ours[FILTER_FORWARD]]:
-            yield "another rule of FORWARD comes before ours"
+        for chain in _JUMPED_FROM:
+            ours = [line.text for line in self.ours[chain]]
+            lines = self.lines(chain.table, chain_name(chain))[: len(ours)]
+            if [line.text for line in lines] != ours:
+                yield f"another rule of {chain_name(chain)} in {chain.table} comes before ours"
 
     def _misarranged(self, layout: Layout) -> Iterator[str]:
         """Chains whose lines are not in the sub-chains where they belong."""

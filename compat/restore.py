@@ -17,6 +17,7 @@ that is wanted.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +27,7 @@ from nftbridge.compat.tree import DOCKER, Layout, flatten, is_subchain, subchain
 from nftbridge.model import Family
 
 _AT_HEAD = ("filter", "nat")
-"""The tables in whose built-in chains our lines come first."""
+"""The tables in which our lines come before those that are there already."""
 
 # firewalld ends it with an ACCEPT for every packet, in raw and mangle as well, so
 # that nothing behind it is reached (2.5.2; 1.3.3 and 2.3.1 have other chains, which return).
@@ -132,8 +133,15 @@ def _careful(table: TableText, held: TableState) -> TableText:
 def _careful_chain(chain: ChainText, held: TableState) -> ChainText:
     old = dict.fromkeys(held.our_lines(chain.name))
     new = dict.fromkeys(line for line in chain.lines if not _accepts(line) or line in old)
-    kept = (line for line in old if not _accepts(line) and line not in new)
-    return ChainText(chain.name, (*new, *kept), builtin=True)
+    behind: dict[str, list[str]] = {}  # the drops that go next, by what stays before them
+    before = ""
+    for line in old:
+        if line in new:
+            before = line
+        elif not _accepts(line):
+            behind.setdefault(before, []).append(line)
+    lines = [*behind.get("", ()), *(li for line in new for li in (line, *behind.get(line, ())))]
+    return ChainText(chain.name, tuple(lines), builtin=True)
 
 
 def _fewer_translations(table: TableText, held: TableState) -> TableText | None:
@@ -162,17 +170,15 @@ def _script(table: TableText, held: TableState) -> Iterator[str]:
     users = [c.name for c in table.chains if c.users and c.name not in held.chains]
     changed = [c for c in own if not held.holds(c)]
     gone = _gone(table, held)
-    shared = [c for c in table.chains if c.builtin and not _in_place(table.name, c, held)]
+    shared = {c.name: _placement(table.name, c, held) for c in table.chains if c.builtin}
     yield from (f":{name} - [0:0]" for name in (*users, *(c.name for c in changed)))
-    for chain in shared:
-        for place in reversed(held.our_places(chain.name)):
-            yield f"-D {chain.name} {place + 1}"
+    for name, placement in shared.items():
+        yield from (f"-D {name} {place + 1}" for place in reversed(placement.removed))
     for chain in changed:
         yield from (f"-A {chain.name} {line}" for line in chain.lines)
-    for chain in shared:
-        start = _start(table.name, chain.name, held)
-        for offset, line in enumerate(chain.lines):
-            where = f"-A {chain.name}" if start is None else f"-I {chain.name} {start + offset + 1}"
+    for name, placement in shared.items():
+        for place, line in placement.added:
+            where = f"-A {name}" if place is None else f"-I {name} {place + 1}"
             yield f"{where} {line}"
     yield from (f"-F {name}" for name in gone)
     yield from (f"-X {name}" for name in gone)
@@ -185,28 +191,90 @@ def _gone(table: TableText, held: TableState) -> list[str]:
     return [*(name for name in table.gone if name in held.chains), *below]
 
 
-def _in_place(table: str, chain: ChainText, held: TableState) -> bool:
-    places = held.our_places(chain.name)
-    if not held.holds(chain):
-        return False
-    if table in _AT_HEAD:
-        return places == list(range(len(chain.lines)))
-    return not places or places[-1] < _dispatch(held.chains[chain.name])
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """How our lines come into a built-in chain, among other people's that stay in their order.
 
-
-def _start(table: str, chain: str, held: TableState) -> int | None:
-    """Where our lines begin in a built-in chain, from 0; None is its end.
-
-    Jumps and translations come first, like Docker's jump in FORWARD. In raw and mangle ours stay
-    where they are, or come last: what stands before them is the administrator's exception. Only
-    firewalld's dispatch is none, and must not stand before them.
+    First the lines at `removed`, from 0, go, the last one first; then those of `added` come, one
+    after the other, each at its place in the chain as it is by then (None: the end). `lines` is
+    what the chain has in the end.
     """
-    if table in _AT_HEAD:
-        return 0
-    places, lines = held.our_places(chain), held.chains.get(chain, ())
-    others = [line for place, line in enumerate(lines) if place not in set(places)]
-    start = min(next(iter(places), len(others)), _dispatch(others))
-    return None if start == len(others) else start
+
+    removed: tuple[int, ...]
+    added: tuple[tuple[int | None, str], ...]
+    lines: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.added)
+
+
+def _placement(table: str, chain: ChainText, held: TableState) -> _Placement:
+    """As many of our lines as can be stay where they are; a new one follows the one before it.
+
+    Jumps to our chains come first, like Docker's in FORWARD. Where none of ours was before, ours
+    come first in filter and nat. In raw and mangle they come last: what stands before them is the
+    administrator's exception. Only firewalld's dispatch is none, and must not stand before them.
+    """
+    lines, places = held.chains.get(chain.name, ()), held.our_places(chain.name)
+    head = [line for line in chain.lines if _belongs_first(table, chain.name)]
+    rest = chain.lines[len(head) :]
+    first = len(head) if [lines[place] for place in places if place < len(head)] == head else 0
+    places = [place for place in places if place >= first]
+    end = _dispatch(lines)
+    staying = _in_order(rest, [(place, lines[place]) for place in places if place < end])
+    default = first if table in _AT_HEAD else end
+    start = min(next(iter(places), default), end)
+    coming: dict[int, list[str]] = {0: [] if first else head}
+    before = start
+    for line in rest:
+        if line in staying:
+            before = staying[line] + 1
+        else:
+            coming.setdefault(before, []).append(line)
+    return _placed(lines, [place for place in places if place not in {*staying.values()}], coming)
+
+
+def _placed(
+    lines: Sequence[str], removed: Sequence[int], coming: Mapping[int, Sequence[str]]
+) -> _Placement:
+    """What comes, comes before the line that had that place at first."""
+    gone, left = set(removed), len(lines) - len(removed)
+    result: list[str] = []
+    added: list[tuple[int | None, str]] = []
+    for place in range(len(lines) + 1):
+        for line in coming.get(place, ()):
+            added.append((len(result) if left else None, line))
+            result.append(line)
+        if place < len(lines) and place not in gone:
+            result.append(lines[place])
+            left -= 1
+    return _Placement(tuple(removed), tuple(added), tuple(result))
+
+
+def _in_order(wanted: Sequence[str], held: Sequence[tuple[int, str]]) -> dict[str, int]:
+    """As many held lines as stand in the wanted order, with their places (patience sorting)."""
+    index = {line: number for number, line in enumerate(wanted)}
+    known = [(index[line], place) for place, line in held if line in index]
+    tops: list[int] = []
+    piles: list[tuple[int, int]] = []  # the index in `known`, and that of the one before it
+    ends: list[int] = []
+    for number, (value, _) in enumerate(known):
+        pile = bisect_left(tops, value)
+        piles.append((number, ends[pile - 1] if pile else -1))
+        tops[pile : pile + 1] = [value]
+        ends[pile : pile + 1] = [number]
+    found: dict[str, int] = {}
+    at = ends[-1] if ends else -1
+    while at >= 0:
+        value, place = known[at]
+        found[wanted[value]] = place
+        at = piles[at][1]
+    return found
+
+
+def _belongs_first(table: str, chain: str) -> bool:
+    """Whether our lines of a built-in chain are jumps, which come before other people's lines."""
+    return table in _AT_HEAD and chain != "POSTROUTING"
 
 
 def _dispatch(lines: Sequence[str]) -> int:
@@ -224,10 +292,6 @@ def _after(table: TableText, held: TableState) -> TableState:
             if not (chain.users and chain.name in chains):
                 chains[chain.name] = chain.lines
             continue
-        places, lines = set(held.our_places(chain.name)), held.chains.get(chain.name, ())
-        start = _start(table.name, chain.name, held)
-        others = [line for place, line in enumerate(lines) if place not in places]
-        at = len(others) if start is None else start
-        chains[chain.name] = (*others[:at], *chain.lines, *others[at:])
+        chains[chain.name] = _placement(table.name, chain, held).lines
         ours[chain.name] = ours.get(chain.name, frozenset()) | set(chain.lines)
     return TableState(chains, ours)
