@@ -10,7 +10,7 @@ from nftbridge.backend import RuleCounter
 from nftbridge.compat import read
 from nftbridge.compat.lower import chain_name, chains
 from nftbridge.compat.read import ListedLine, Understood
-from nftbridge.compat.restore import TableState, misarranged
+from nftbridge.compat.restore import CHANGING, TableState, misarranged
 from nftbridge.compat.syntax import ChainText
 from nftbridge.compat.tools import TABLES, Tools
 from nftbridge.compat.tree import DOCKER, TREE, Layout, flatten, is_subchain
@@ -106,7 +106,11 @@ class Held:
     def present(self) -> bool:
         """Whether anything of ours is there."""
         own = (c for c in CHAINS if is_own(c))
-        return self.number > 0 or any(chain_name(c) in self.tables.get(c.table, ()) for c in own)
+        return (
+            self.number > 0
+            or any(chain_name(c) in self.tables.get(c.table, ()) for c in own)
+            or any(self._changing())
+        )
 
     @property
     def layout(self) -> Layout:
@@ -129,6 +133,8 @@ class Held:
         """
         label = self.family.label
         yield from (f"{label}: {phrase}" for phrase in self.said.differences)
+        for table in self._changing():
+            yield f"{label}: an apply was cut off: {CHANGING} in {table} drops what was changing"
         if wanted is None:
             return
         if self.family not in wanted.families():
@@ -137,6 +143,10 @@ class Held:
             return
         yield from (f"{label}: {phrase}" for phrase in self._missing())
         yield from (f"{label}: {phrase}" for phrase in self._misarranged(layout or self.layout))
+
+    def _changing(self) -> Iterator[str]:
+        """The tables in which an apply that was cut off has left a chain."""
+        return (table for table in EARLY if CHANGING in self.tables.get(table, ()))
 
     def counters(self) -> Iterator[RuleCounter]:
         """What our lines have counted, rule by rule."""

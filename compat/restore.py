@@ -4,11 +4,16 @@ iptables commits a table at a time, so on the way some tables are new and others
 keeps every moment at most as open as one of the two ends:
 
 1. the early table (raw, or mangle where there is no raw) with the drops of both ends, and of what
-   they accept there only what both accept;
+   they accept there only what both accept. Before all else a chain of its own, `CHANGING`, drops
+   what is for a published port that leads elsewhere, or is published otherwise, from now on:
+   between 2 and 4 nothing translates that, and a service of the host itself would answer. Packets
+   from the host that are not translated come back by the loopback interface, so it drops these too;
 2. nat without the translations that go: what they lead to may be nobody's business for filter next;
 3. filter: by now nothing reaches a container, past DNAT or by it, that may not at either end;
 4. nat as wanted: a translation appears when filter already decides about what it leads to;
-5. the early table as wanted: drops that are no longer needed go last.
+5. the early table as wanted: drops that are no longer needed go last, `CHANGING` with them.
+
+A kernel with neither raw nor mangle, which the host file has to accept, has no step 1 and 5.
 
 Taking everything out is the same way to another end. What a table holds and what it should hold
 are compared without sub-chains, as Docker has the chains; each step is then written in the layout
@@ -18,16 +23,23 @@ that is wanted.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
-from nftbridge.compat.syntax import ChainText
+from nftbridge.compat.syntax import ChainText, Jump, Line, Match, parse
 from nftbridge.compat.tree import DOCKER, Layout, flatten, is_subchain, subchain
 from nftbridge.model import Family
+from nftbridge.policy.program import Field, Value
 
 _AT_HEAD = ("filter", "nat")
 """The tables in which our lines come before those that are there already."""
+
+CHANGING = "DOCKER-CHANGING"
+"""The chain of the early table that is there only while published ports change their targets."""
+
+_TO_CHANGING = f"-j {CHANGING}"
 
 # firewalld ends it with an ACCEPT for every packet, in raw and mangle as well, so
 # that nothing behind it is reached (2.5.2; 1.3.3 and 2.3.1 have other chains, which return).
@@ -81,7 +93,8 @@ class TableState:
         return tuple(lines[place] for place in self.our_places(chain.name)) == chain.lines
 
     def _is_ours(self, chain: str, line: str) -> bool:
-        return line in self.ours.get(chain, ()) or subchain(line) is not None
+        own = self.ours.get(chain, ())
+        return line in own or line == _TO_CHANGING or subchain(line) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +118,7 @@ def commits(
     """
     early, *later = wanted
     now = dict(held)
-    first = _careful(early, held[early.name])
+    first = _closed(_careful(early, held[early.name]), _changing(wanted, held))
     fewer = [_fewer_translations(table, held[table.name]) for table in later]
     for flat in (first, *(table for table in fewer if table is not None), *later, early):
         step = replace(flat, chains=layout.shape(flat.chains))
@@ -131,7 +144,7 @@ def _careful(table: TableText, held: TableState) -> TableText:
 
 
 def _careful_chain(chain: ChainText, held: TableState) -> ChainText:
-    old = dict.fromkeys(held.our_lines(chain.name))
+    old = dict.fromkeys(line for line in held.our_lines(chain.name) if line != _TO_CHANGING)
     new = dict.fromkeys(line for line in chain.lines if not _accepts(line) or line in old)
     behind: dict[str, list[str]] = {}  # the drops that go next, by what stays before them
     before = ""
@@ -142,6 +155,61 @@ def _careful_chain(chain: ChainText, held: TableState) -> ChainText:
             behind.setdefault(before, []).append(line)
     lines = [*behind.get("", ()), *(li for line in new for li in (line, *behind.get(line, ())))]
     return ChainText(chain.name, tuple(lines), builtin=True)
+
+
+def _changing(wanted: Sequence[TableText], held: Mapping[str, TableState]) -> list[str]:
+    """A drop for each translation that goes while its port will still be translated, if otherwise.
+
+    The published address is one of the host's; without one it is any of them. What an apply that
+    was cut off has left there is still needed: its translations are missing.
+    """
+    early, *later = wanted
+    found = dict.fromkeys(held[early.name].flat.get(CHANGING, ()))
+    for table in later:
+        lines = {line for chain in table.chains for line in chain.lines if _translates(line)}
+        ports = [published for line in lines if (published := _published(line)) is not None]
+        addresses: dict[tuple[Value, ...], set[Value | None]] = {}
+        for daddr, *port in ports:
+            addresses.setdefault(tuple(port), set()).add(daddr)
+        for old in (li for chain in held[table.name].flat.values() for li in chain):
+            published = _published(old) if _translates(old) and old not in lines else None
+            if published is not None and _meets(published[0], addresses.get(published[1:], ())):
+                found[_drop(*published)] = None
+    return list(found)
+
+
+_Published: TypeAlias = tuple[Value | None, Value, Value]
+"""The host's address, None for any of them, the protocol, and the port."""
+
+
+def _published(line: str) -> _Published | None:
+    """What a translation is for; None if that is not the destination of a port."""
+    parsed = parse(line.split())
+    if parsed is None:
+        return None
+    settled = {match.field: match.values[0] for match in parsed.matches if not match.negated}
+    if not {Field.PROTOCOL, Field.DPORT} <= settled.keys():
+        return None
+    return settled.get(Field.DADDR), settled[Field.PROTOCOL], settled[Field.DPORT]
+
+
+def _meets(address: Value | None, others: Collection[Value | None]) -> bool:
+    """Whether packets to that address of the host could also be for one of the others."""
+    return bool(others) and (address is None or None in others or address in others)
+
+
+def _drop(address: Value | None, protocol: Value, port: Value) -> str:
+    to = Match(Field.DADDR_TYPE, ("local",)) if address is None else Match(Field.DADDR, (address,))
+    of_port = Match(Field.PROTOCOL, (protocol,)), Match(Field.DPORT, (port,))
+    return str(Line((to, *of_port), Jump("DROP")))
+
+
+def _closed(table: TableText, drops: Sequence[str]) -> TableText:
+    """The early table with these drops before all else."""
+    if not drops or not table.chains:
+        return table
+    chains = [replace(c, lines=(_TO_CHANGING, *c.lines)) if c.builtin else c for c in table.chains]
+    return replace(table, chains=(*chains, ChainText(CHANGING, tuple(drops))))
 
 
 def _fewer_translations(table: TableText, held: TableState) -> TableText | None:
@@ -187,7 +255,7 @@ def _script(table: TableText, held: TableState) -> Iterator[str]:
 def _gone(table: TableText, held: TableState) -> list[str]:
     """The chains to take out, those that jump to others first."""
     named = {chain.name for chain in table.chains}
-    below = (name for name in held.chains if is_subchain(name) and name not in named)
+    below = (c for c in held.chains if (is_subchain(c) or c == CHANGING) and c not in named)
     return [*(name for name in table.gone if name in held.chains), *below]
 
 
@@ -216,7 +284,7 @@ def _placement(table: str, chain: ChainText, held: TableState) -> _Placement:
     administrator's exception. Only firewalld's dispatch is none, and must not stand before them.
     """
     lines, places = held.chains.get(chain.name, ()), held.our_places(chain.name)
-    head = [line for line in chain.lines if _belongs_first(table, chain.name)]
+    head = [line for line in chain.lines if _belongs_first(table, chain.name, line)]
     rest = chain.lines[len(head) :]
     first = len(head) if [lines[place] for place in places if place < len(head)] == head else 0
     places = [place for place in places if place >= first]
@@ -272,9 +340,9 @@ def _in_order(wanted: Sequence[str], held: Sequence[tuple[int, str]]) -> dict[st
     return found
 
 
-def _belongs_first(table: str, chain: str) -> bool:
-    """Whether our lines of a built-in chain are jumps, which come before other people's lines."""
-    return table in _AT_HEAD and chain != "POSTROUTING"
+def _belongs_first(table: str, chain: str, line: str) -> bool:
+    """Whether a line of ours in a built-in chain is a jump that comes before other people's."""
+    return line == _TO_CHANGING or (table in _AT_HEAD and chain != "POSTROUTING")
 
 
 def _dispatch(lines: Sequence[str]) -> int:
