@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from nftbridge.errors import (
     InputError,
     KernelRefusedError,
     NftbridgeError,
+    PartlyAppliedError,
     Problem,
     UnavailableError,
 )
@@ -88,7 +89,7 @@ class Engine:
     @classmethod
     def of_last_apply(cls, target: Target, wanted: str) -> tuple[Engine, Choice]:
         """An engine to look at, or take out, what was applied: auto is the backend that did it."""
-        choice = choose(wanted, target, state_of(target).backend())
+        choice = choose(wanted, target, next(iter(state_of(target).backends()), None))
         return cls(target, choice.backend), choice
 
     @classmethod
@@ -114,9 +115,8 @@ class Engine:
         """What `apply` would do; changes nothing and needs no lock."""
         host = settled(host, self._target.netns)
         plan = self._way_to(host, self._observe(host))
-        if (before := self._before()) is not None:
-            leaving = f"what {before.name} holds is taken out afterwards"
-            plan = replace(plan, install=(*plan.install, leaving))
+        leaving = [f"what {o.name} holds is taken out afterwards" for o in self._others()]
+        plan = replace(plan, install=(*plan.install, *leaving))
         return replace(plan, held_host=self._state.applied()) if plan.removed else plan
 
     def apply(self, host: Host, source: Source | None = None) -> Plan:
@@ -237,14 +237,13 @@ class Engine:
 
     def _go_long(self, host: Host, record: _Record, start: int | None) -> Plan:
         """Look at the kernel, and change what is not as `host` declares it."""
-        before = self._before()
+        others = self._others()
         observed = self._observe(host)
-        plan, kept = self._way_to(host, observed), tuple[str, ...]()
-        with self._recorded(record, start, commits=int(bool(plan)), anyway=before is not None):
+        plan = self._way_to(host, observed)
+        with self._recorded(record, start, commits=int(bool(plan)), anyway=bool(others)):
             if plan:
                 plan = self._bring_to(host, observed, plan)
-            if before is not None:  # for a moment both decide, and the stricter one counts
-                kept = tuple(before.remove(self._known, everything=False))
+            kept = self._remove_others(others)  # until then both decide, the stricter one counts
         return replace(plan, kept=kept)
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
@@ -273,11 +272,13 @@ class Engine:
         """
         if not commits and not anyway and self._state.document() == record.document:
             yield
-            self._state.withdraw()  # what somebody announced and did not do
+            self._state.drop_unsettled()  # what somebody announced and did not do
         else:
             self._state.announce(record.document, self._backend.name, canonical=record.canonical)
             try:
                 yield
+            except PartlyAppliedError:
+                raise  # what was announced is in the kernel, in part
             except NftbridgeError:
                 self._state.withdraw()
                 raise
@@ -312,8 +313,10 @@ class Engine:
 
     def _drift(self, observed: Observation) -> Plan:
         plans = [replace(self._way_to(h, observed), held_host=h) for h in self._known()]
+        left = tuple(f"{other.name} holds rules as well" for other in self._others())
         if plans:
-            return min(plans, key=bool)
+            drift = min(plans, key=bool)
+            return replace(drift, install=(*drift.install, *left)) if left else drift
         if self._state.removed() and not observed.rules:
             return Plan()
         found = "there are rules, but" if observed.present else "nothing is here, and"
@@ -322,8 +325,10 @@ class Engine:
     def remove(self, *, everything: bool) -> Removal:
         """Take out all that is ours; rules in DOCKER-USER stay unless `everything`."""
         with self._state.locked():
-            present = self._observe().present
-            kept = tuple(self._backend.remove(self._known, everything=everything))
+            backends = [*self._others(), self._backend]
+            present = self._observe().present or len(backends) > 1
+            known = self._known
+            kept = tuple(k for b in backends for k in b.remove(known, everything=everything))
             self._state.forget()
         return Removal(present, kept)
 
@@ -331,17 +336,29 @@ class Engine:
         """The hosts that the kernel may hold: the last one applied, and one whose apply was cut."""
         return self._known()
 
-    def _before(self) -> Backend | None:
-        """The backend of the last apply, if it was another one and has left anything."""
-        recorded = self._state.backend()
-        if recorded in (None, self._backend.name):
-            return None
-        other = choose(recorded, self._target).backend
-        return other if other.observe(self._known).present else None
+    def _others(self) -> list[Backend]:
+        """Other backends of the last apply, or of one that was cut off, that have left anything."""
+        names = (name for name in self._state.backends() if name != self._backend.name)
+        others = (choose(name, self._target).backend for name in names)
+        return [other for other in others if other.observe(self._known).present]
+
+    def _remove_others(self, others: Sequence[Backend]) -> tuple[str, ...]:
+        """Take the rules of other backends out, when ours are in; phrases for what was kept."""
+        kept: list[str] = []
+        for other in others:
+            try:
+                kept += other.remove(self._known, everything=False)
+            except NftbridgeError as error:
+                raise PartlyAppliedError(
+                    f"{self._backend.name} has the new rules, but what {other.name} holds is still"
+                    f" there: {error}"
+                ) from error
+        return tuple(kept)
 
     def _known(self) -> list[Host]:
-        """The host last applied, and that of a transaction of which nobody recorded the end."""
-        return [h for h in (self._state.applied(), self._state.pending()) if h is not None]
+        """The host last applied, and those of transactions of which nobody recorded the end."""
+        applied = self._state.applied()
+        return [*([] if applied is None else [applied]), *self._state.pending()]
 
     def _observe(self, *wanted: Host) -> Observation:
         return self._backend.observe(lambda: [*self._known(), *wanted])
