@@ -27,6 +27,7 @@ LOCK = Path("/run/xtables.lock")
 TABLES = ("raw", "mangle", "filter", "nat")
 
 _POLL = 0.05
+_NEEDED = 1 << 12 | 1 << 13  # CAP_NET_ADMIN, CAP_NET_RAW
 _NAMES = {Family.IPV4: "ip_tables_names", Family.IPV6: "ip6_tables_names"}
 _PACKAGE = "install iptables, e.g. apt install iptables"
 
@@ -74,7 +75,7 @@ class Tools:
         if table in self.present(family):
             return True
         done = self._run(family, "restore", ["--noflush"], f"*{table}\nCOMMIT\n")
-        if done.returncode != 0 and "ermission denied" in done.stderr:
+        if done.returncode != 0 and ("ermission denied" in done.stderr or not _is_permitted()):
             raise _refused(done.stderr, "")
         return done.returncode == 0
 
@@ -118,7 +119,8 @@ class Tools:
                         input=script,
                         env=environment,
                         capture_output=True,
-                        text=True,
+                        encoding="utf-8",
+                        errors="surrogateescape",  # other people's comments are any bytes
                         check=False,
                     )
                 except OSError as error:
@@ -179,6 +181,16 @@ def _acquire(descriptor: int, wait: float) -> None:
         time.sleep(_POLL)
 
 
+def _is_permitted() -> bool:
+    """Whether this process may change a packet filter: CAP_NET_ADMIN, CAP_NET_RAW for legacy.
+
+    The programs do not always tell: without it old ones say that there is no such table.
+    """
+    status = Path("/proc/thread-self/status").read_text()
+    effective = int(status.partition("\nCapEff:")[2].split(maxsplit=1)[0], 16)
+    return effective & _NEEDED == _NEEDED
+
+
 def _refused(errors: str, script: str) -> KernelRefusedError | UnavailableError:
     lines = [line for line in errors.splitlines() if line.strip() and not line.startswith("Try `")]
     reason = (
@@ -186,11 +198,13 @@ def _refused(errors: str, script: str) -> KernelRefusedError | UnavailableError:
         if lines
         else "no reason given"
     )
-    if "ermission denied" in errors or "you must be root" in errors:
+    denied = "ermission denied" in errors or "you must be root" in errors
+    if denied or not _is_permitted():
         hint = "run as root, or with CAP_NET_ADMIN and CAP_NET_RAW in that network namespace"
         return UnavailableError(f"iptables is not permitted: {reason}", hint=hint)
     found = re.search(r"line:? (\d+)", errors)
     culprit = ""
-    if found and script:
-        culprit = f"line '{script.splitlines()[int(found[1]) - 1]}'"
+    listed = script.splitlines()
+    if found and 0 < int(found[1]) <= len(listed):
+        culprit = f"line '{listed[int(found[1]) - 1]}'"
     return KernelRefusedError(f"iptables refused it: {reason}", culprit=culprit)
