@@ -128,6 +128,16 @@ def commits(
             now[step.name] = _after(step, now[step.name])
 
 
+def joined(steps: Sequence[Commit]) -> Iterator[Commit]:
+    """All scripts for one table as one, to be tested: each finds what the one before it leaves."""
+    bodies: dict[tuple[Family, str], list[str]] = {}
+    for step in steps:
+        lines = step.script.splitlines()[1:-1]
+        bodies.setdefault((step.family, step.table), []).extend(lines)
+    for (family, table), lines in bodies.items():
+        yield Commit(family, table, "\n".join((f"*{table}", *lines, "COMMIT\n")))
+
+
 def misarranged(held: TableState, chains: Sequence[ChainText], layout: Layout) -> Iterator[str]:
     """Names of the chains among these, and of sub-chains, that are not as the layout has them."""
     shaped = layout.shape([held.text(chain) for chain in chains if chain.name in held.chains])
