@@ -302,7 +302,7 @@ def test_damage_to_a_tree_is_seen_and_mended(damage: str, target: Target, namesp
         "lost": ["-D", "PREROUTING", str(place)],
         "emptied": ["-F", jump[-1]],
         "added": ["-A", jump[-1], "-j", "ACCEPT"],
-        "stray": ["-N", "DOCKER-T-STRAY"],
+        "stray": ["-N", f"DOCKER-T-{'A' * 16}"],
     }
     run(namespace, "iptables-legacy", "-t", "raw", *words[damage])
     assert engine.verify()
