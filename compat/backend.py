@@ -165,11 +165,25 @@ class IptablesBackend:
                 raise KernelRefusedError(f"{place}: {error.reason}", hint=error.hint) from error
         for number, step in enumerate(steps):
             try:
+                self._check_unchanged(step)
                 self._tools.commit(step.family, step.script)
             except NftbridgeError as error:
                 if number == 0:
                     raise
                 raise PartlyAppliedError(_account(steps, number, error)) from error
+
+    def _check_unchanged(self, step: Commit) -> None:
+        """Where others cannot be kept out, see that line numbers are still those of the listing.
+
+        What is left to chance is the time in which one program starts.
+        """
+        if self._tools.excludes_others:
+            return
+        found = read.listed(self._tools.save(step.family, step.table))
+        held = {name: tuple(map(str, lines)) for name, lines in found.items() if lines}
+        if held != {name: lines for name, lines in step.before.items() if lines}:
+            message = f"another program has changed the {step.table} table meanwhile"
+            raise KernelRefusedError(message, hint="apply again")
 
 
 def _said_without(tables: frozenset[str], host: Host, family: Family) -> FlatRows:

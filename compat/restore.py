@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -99,11 +99,17 @@ class TableState:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One script for one table of one family: committed whole or not at all."""
+    """One script for one table of one family: committed whole or not at all.
+
+    `before` are the chains that the table is expected to have then, with their lines.
+    """
 
     family: Family
     table: str
     script: str
+    before: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict[str, "tuple[str, ...]"], repr=False
+    )
 
 
 def commits(
@@ -124,7 +130,8 @@ def commits(
         step = replace(flat, chains=layout.shape(flat.chains))
         script = "\n".join(_script(step, now[step.name]))
         if script:
-            yield Commit(family, step.name, f"*{step.name}\n{script}\nCOMMIT\n")
+            whole = f"*{step.name}\n{script}\nCOMMIT\n"
+            yield Commit(family, step.name, whole, now[step.name].chains)
             now[step.name] = _after(step, now[step.name])
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -211,3 +212,43 @@ def test_a_line_number_past_the_script_names_no_line(number: int) -> None:
     error = tools._refused(f"iptables-restore: line {number} failed", "*nat\nCOMMIT\n")
     assert isinstance(error, KernelRefusedError)
     assert error.culprit == ""
+
+
+OLD = 'exec env -u XTABLES_LOCKFILE "$REAL" "$@"'
+HOST_FILE = "rulesets/02-published-port/host.toml"
+
+
+def test_programs_that_know_one_lock_file_only_take_it_themselves(
+    target: Target, namespace: str, tmp_path: Path
+) -> None:
+    """XTABLES_LOCKFILE is not known before iptables 1.8.6 or so."""
+    path = wrapped(tmp_path / "bin", OLD)
+    before = saved(namespace, Variant.LEGACY)
+    with subprocess.Popen(["flock", "--no-fork", str(tools.LOCK), "sleep", "20"]) as holder:
+        time.sleep(0.3)
+        done = nftbridge(target, "apply", HOST_FILE, "--wait", "1", path=path)
+        holder.terminate()
+    assert done.returncode == 3
+    assert "--wait" in done.stderr
+    for words in (["apply", HOST_FILE], ["verify"], ["remove"]):
+        done = nftbridge(target, *words, path=path)
+        assert done.returncode == 0, done.stderr
+    assert saved(namespace, Variant.LEGACY) == before
+
+
+def test_where_others_cannot_be_kept_out_a_changed_table_is_not_touched(
+    target: Target, namespace: str, tmp_path: Path
+) -> None:
+    """Somebody inserts a rule before ours when we have listed the table."""
+    path = wrapped(
+        tmp_path / "bin",
+        's=$(cat)\ncase "$*$s" in *--test*nat*DNAT*) iptables-legacy -t filter -I FORWARD '
+        "-s 10.9.9.9 -j DROP;; esac\n"
+        'printf "%s\\n" "$s" | env -u XTABLES_LOCKFILE "$REAL" "$@"',
+    )
+    done = nftbridge(target, "apply", HOST_FILE, path=path)
+    assert done.returncode == 4, done.stderr
+    assert "another program has changed the filter table meanwhile" in done.stderr
+    done = nftbridge(target, "apply", HOST_FILE, path=wrapped(tmp_path / "old", OLD))
+    assert done.returncode == 0, done.stderr
+    assert "-A FORWARD -s 10.9.9.9/32 -j DROP" in saved(namespace, Variant.LEGACY)
