@@ -75,6 +75,8 @@ def engine_with(tools: Tools, target: Target, layout: Layout = DOCKER) -> Engine
 
 def run(namespace: str, *command: str, script: str | None = None) -> str:
     prefix = ["nsenter", f"--net=/run/netns/{namespace}"]
+    if command[0] in ("iptables-legacy", "ip6tables-legacy"):
+        command = (command[0], "-w", *command[1:])
     done = subprocess.run(
         [*prefix, *command], input=script, capture_output=True, text=True, check=True
     )
