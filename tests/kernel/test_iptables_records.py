@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from nftbridge.choice import Target, choose
 from nftbridge.compat.tools import Tools, Variant
 from nftbridge.engine import Engine
-from nftbridge.errors import PartlyAppliedError
+from nftbridge.errors import InputError, PartlyAppliedError
 from tests.kernel.test_iptables import (
     MANY,
     SMALL,
@@ -112,3 +113,9 @@ def test_a_killed_switch_of_backends_is_seen_and_can_be_ended_either_way(
     tables = run(namespace, "nft", "list", "tables")
     assert ("inet nftbridge" in tables) == (way == "back")
     assert (saved(namespace, Variant.LEGACY) == nothing) == (way != "apply")
+
+
+def test_iptables_has_one_record_whatever_table_is_named(target: Target) -> None:
+    """Two records would each know half of the lines that are ours in built-in chains."""
+    with pytest.raises(InputError, match="leave --table out"):
+        choose("iptables", replace(target, table="other"))
