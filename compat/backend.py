@@ -9,13 +9,19 @@ from nftbridge.backend import Incremental, KnownHosts, Observation
 from nftbridge.compat import read
 from nftbridge.compat.held import EARLY, Held, homes, is_own, lacking
 from nftbridge.compat.lower import MARK_ACCEPT, TableChain, chain_name, chains
-from nftbridge.compat.restore import Commit, TableText, commits
+from nftbridge.compat.restore import Commit, TableText, commits, joined
 from nftbridge.compat.syntax import ChainText
 from nftbridge.compat.text import chain_text
 from nftbridge.compat.tools import Tools, Variant
 from nftbridge.compat.tree import DOCKER, Layout
 from nftbridge.effects import Shortcoming
-from nftbridge.errors import KernelRefusedError, PartlyAppliedError, Problem, UnavailableError
+from nftbridge.errors import (
+    KernelRefusedError,
+    NftbridgeError,
+    PartlyAppliedError,
+    Problem,
+    UnavailableError,
+)
 from nftbridge.model import Family, Host, counted
 from nftbridge.model.parts import DOCKERS_PRIORITIES, Protection
 from nftbridge.policy.flat import FlatRows, flat_rows
@@ -162,18 +168,33 @@ class IptablesBackend:
         return [first, *tables, TableText(other, emptied)]
 
     def _commit(self, steps: Sequence[Commit]) -> None:
-        seen: set[tuple[Family, str]] = set()
-        for step in steps:  # a second script for a table counts lines that the first one moves
-            if (step.family, step.table) not in seen:
-                seen.add((step.family, step.table))
-                self._tools.test(step.family, step.script)
+        for whole in joined(steps):
+            try:
+                self._tools.test(whole.family, whole.script)
+            except KernelRefusedError as error:
+                place = f"{whole.family.label} {whole.table}, tried before any commit"
+                raise KernelRefusedError(f"{place}: {error.reason}", hint=error.hint) from error
         for number, step in enumerate(steps):
             try:
+                self._check_unchanged(step)
                 self._tools.commit(step.family, step.script)
-            except KernelRefusedError as error:
+            except NftbridgeError as error:
                 if number == 0:
                     raise
                 raise PartlyAppliedError(_account(steps, number, error)) from error
+
+    def _check_unchanged(self, step: Commit) -> None:
+        """Where others cannot be kept out, see that line numbers are still those of the listing.
+
+        What is left to chance is the time in which one program starts.
+        """
+        if self._tools.excludes_others:
+            return
+        found = read.listed(self._tools.save(step.family, step.table))
+        held = {name: tuple(map(str, lines)) for name, lines in found.items() if lines}
+        if held != {name: lines for name, lines in step.before.items() if lines}:
+            message = f"another program has changed the {step.table} table meanwhile"
+            raise KernelRefusedError(message, hint="apply again")
 
 
 def _said_without(tables: frozenset[str], host: Host, family: Family) -> FlatRows:
@@ -201,9 +222,9 @@ def _nothing(held: Held, *, keep_users: bool) -> list[TableText]:
     """Every table without anything of ours."""
     tables: list[TableText] = []
     for table in (*EARLY[:1], *_LATER, *EARLY[1:]):
-        homes = [c for c in CHAINS if c.table == table or (c.table == "raw" and table in EARLY)]
-        builtin = tuple(ChainText(chain_name(c), (), builtin=True) for c in homes if c.hook)
-        gone = [chain_name(c) for c in homes if is_own(c) or (c.users and not keep_users)]
+        ours = [chain for chain in CHAINS if table in homes(chain)]
+        builtin = tuple(ChainText(chain_name(c), (), builtin=True) for c in ours if c.hook)
+        gone = [chain_name(c) for c in ours if is_own(c) or (c.users and not keep_users)]
         if table == "filter":
             gone.append(MARK_ACCEPT)  # behind those that jump to it
         tables.append(
@@ -212,7 +233,7 @@ def _nothing(held: Held, *, keep_users: bool) -> list[TableText]:
     return tables
 
 
-def _account(steps: Sequence[Commit], failed: int, error: KernelRefusedError) -> str:
+def _account(steps: Sequence[Commit], failed: int, error: NftbridgeError) -> str:
     def named(some: Sequence[Commit]) -> str:
         return ", ".join(f"{step.family.label} {step.table}" for step in some) or "none"
 

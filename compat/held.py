@@ -10,16 +10,27 @@ from nftbridge.backend import RuleCounter
 from nftbridge.compat import read
 from nftbridge.compat.lower import MARK_ACCEPT, chain_name, chains, marking
 from nftbridge.compat.read import ListedLine, Understood
-from nftbridge.compat.restore import TableState, misarranged
+from nftbridge.compat.restore import CHANGING, TableState, misarranged
 from nftbridge.compat.syntax import ChainText
 from nftbridge.compat.tools import TABLES, Tools
 from nftbridge.compat.tree import DOCKER, TREE, Layout, flatten, is_subchain
 from nftbridge.model import Family, Host
 from nftbridge.policy.program import Chain
-from nftbridge.policy.rules import CHAINS, FILTER_FORWARD, RAW_PREROUTING, USER, program_of
+from nftbridge.policy.rules import (
+    CHAINS,
+    FILTER_FORWARD,
+    NAT_OUTPUT,
+    NAT_PREROUTING,
+    RAW_PREROUTING,
+    USER,
+    program_of,
+)
 
 EARLY = ("raw", "mangle")
 """Where the early drops can stand: raw, or mangle on kernels without it."""
+
+_JUMPED_FROM = (FILTER_FORWARD, NAT_PREROUTING, NAT_OUTPUT)
+"""The built-in chains in which ours come first."""
 
 
 def homes(chain: Chain) -> tuple[str, ...]:
@@ -97,7 +108,11 @@ class Held:
     def present(self) -> bool:
         """Whether anything of ours is there."""
         own = (c for c in CHAINS if is_own(c))
-        return self.number > 0 or any(chain_name(c) in self.tables.get(c.table, ()) for c in own)
+        return (
+            self.number > 0
+            or any(chain_name(c) in self.tables.get(c.table, ()) for c in own)
+            or any(self._changing())
+        )
 
     @property
     def layout(self) -> Layout:
@@ -120,6 +135,8 @@ class Held:
         """
         label = self.family.label
         yield from (f"{label}: {phrase}" for phrase in self.said.differences)
+        for table in self._changing():
+            yield f"{label}: an apply was cut off: {CHANGING} in {table} drops what was changing"
         if wanted is None:
             return
         if self.family not in wanted.families():
@@ -129,6 +146,10 @@ class Held:
         yield from (f"{label}: {phrase}" for phrase in self._missing())
         yield from (f"{label}: {phrase}" for phrase in self._mismarked(wanted))
         yield from (f"{label}: {phrase}" for phrase in self._misarranged(layout or self.layout))
+
+    def _changing(self) -> Iterator[str]:
+        """The tables in which an apply that was cut off has left a chain."""
+        return (table for table in EARLY if CHANGING in self.tables.get(table, ()))
 
     def counters(self) -> Iterator[RuleCounter]:
         """What our lines have counted, rule by rule."""
@@ -165,10 +186,11 @@ class Held:
             for rule in chain.rules():
                 if rule.driver is None and rule not in rules and self.family in rule.families():
                     yield f"chain {name} of table {chain.table} lacks its rule '{rule.name}'"
-        jumps = len(self.ours[FILTER_FORWARD])
-        first = [line.text for line in self.lines("filter", "FORWARD")[:jumps]]
-        if first != [line.text for line in self.ours[FILTER_FORWARD]]:
-            yield "another rule of FORWARD comes before ours"
+        for chain in _JUMPED_FROM:
+            ours = [line.text for line in self.ours[chain]]
+            lines = self.lines(chain.table, chain_name(chain))[: len(ours)]
+            if [line.text for line in lines] != ours:
+                yield f"another rule of {chain_name(chain)} in {chain.table} comes before ours"
 
     def _misarranged(self, layout: Layout) -> Iterator[str]:
         """Chains whose lines are not in the sub-chains where they belong."""

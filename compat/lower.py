@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
 
 from nftbridge.compat.syntax import Jump as Target
-from nftbridge.compat.syntax import Line, Match, constant
+from nftbridge.compat.syntax import Line, Match, constant, numeric
 from nftbridge.model import Family, Host, Mark
 from nftbridge.policy.derive import derive, owners
 from nftbridge.policy.program import (
@@ -222,16 +223,20 @@ def _add(rule: Rule, matches: dict[Field, Match], match: Match) -> None:
     matches[match.field] = match
 
 
+def _numeric(value: Value) -> str:
+    return numeric(value) if isinstance(value, IPv4Address | IPv6Address) else str(value)
+
+
 def _target(rule: Rule, value: Key) -> Target:
     match rule.verdict:
         case Jump(name):
             return Target(chain_name(next(chain for chain in CHAINS if chain.name == name)))
         case Dnat():
             address, port = value
-            host = f"[{address}]" if ":" in str(address) else str(address)
+            host = f"[{_numeric(address)}]" if ":" in str(address) else str(address)
             return Target("DNAT", ("--to-destination", f"{host}:{port}"))
         case Snat():
-            return Target("SNAT", ("--to-source", str(value[0])))
+            return Target("SNAT", ("--to-source", _numeric(value[0])))
         case MarkedAccept():
             return Target(MARK_ACCEPT)
         case final:

@@ -39,7 +39,8 @@ from nftbridge.policy.program import (
 )
 from nftbridge.policy.rules import CHAINS
 
-_COUNTED = re.compile(r"(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)")
+_COUNTED = re.compile(r"(?:\[(\d+):(\d+)\] )?-A (\S+) ?(.*)", re.DOTALL)
+_QUOTE = re.compile(r'\\.|(")', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +55,28 @@ class ListedLine:
         return self.text
 
 
-Listing = Mapping[str, Sequence[ListedLine]]
-"""The chains of one table in one family, each with its lines; empty chains are there."""
-
-
 def listed(text: str) -> dict[str, list[ListedLine]]:
     """The output of iptables-save for one table."""
     chains: dict[str, list[ListedLine]] = {}
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if line.startswith(":"):
             chains[line[1:].split(" ", 1)[0]] = []
         elif found := _COUNTED.fullmatch(line):
             packets, size, chain, rest = found.groups()
             chains.setdefault(chain, []).append(ListedLine(rest, int(packets or 0), int(size or 0)))
     return chains
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """The lines; one that ends inside of quotes, as in a comment, goes on in the next one."""
+    begun = ""
+    for line in text.split("\n"):
+        begun += line
+        if sum(1 for found in _QUOTE.finditer(begun) if found[1]) % 2:
+            begun += "\n"
+        else:
+            yield begun
+            begun = ""
 
 
 @dataclass(slots=True)
@@ -93,7 +102,7 @@ def understand(family: Family, lines: Mapping[Chain, Sequence[str]]) -> Understo
         instances[chain] = [found for found in said.made[chain] if found is not None]
         for number, (text, found) in enumerate(zip(texts, said.made[chain], strict=True), start=1):
             if found is None:
-                said.differences.append(f"{_place(chain, number)} is not ours: {text}")
+                said.differences.append(f"{_place(chain, number)} is not ours: {_shown(text)}")
             else:
                 _add(said.rows, family, found)
     check = Lowering(_as_facts(family, instances), {Owner(): 0}, family)
@@ -145,6 +154,12 @@ def _as_facts(family: Family, instances: Mapping[Chain, Sequence[Instance]]) -> 
             for relation, key, value in line.facts:
                 found[relation][key] = Row(family, key, value, Owner())
     return {relation: tuple(rows.values()) for relation, rows in found.items()}
+
+
+def _shown(text: str) -> str:
+    """A line that others wrote, in characters that can be printed, on one line."""
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return shown.replace("\n", "\\n")
 
 
 def _place(chain: Chain, number: int) -> str:

@@ -4,11 +4,16 @@ iptables commits a table at a time, so on the way some tables are new and others
 keeps every moment at most as open as one of the two ends:
 
 1. the early table (raw, or mangle where there is no raw) with the drops of both ends, and of what
-   they accept there only what both accept;
+   they accept there only what both accept. Before all else a chain of its own, `CHANGING`, drops
+   what is for a published port that leads elsewhere, or is published otherwise, from now on:
+   between 2 and 4 nothing translates that, and a service of the host itself would answer. Packets
+   from the host that are not translated come back by the loopback interface, so it drops these too;
 2. nat without the translations that go: what they lead to may be nobody's business for filter next;
 3. filter: by now nothing reaches a container, past DNAT or by it, that may not at either end;
 4. nat as wanted: a translation appears when filter already decides about what it leads to;
-5. the early table as wanted: drops that are no longer needed go last.
+5. the early table as wanted: drops that are no longer needed go last, `CHANGING` with them.
+
+A kernel with neither raw nor mangle, which the host file has to accept, has no step 1 and 5.
 
 Taking everything out is the same way to another end. What a table holds and what it should hold
 are compared without sub-chains, as Docker has the chains; each step is then written in the layout
@@ -17,16 +22,24 @@ that is wanted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeAlias
 
-from nftbridge.compat.syntax import ChainText
+from nftbridge.compat.syntax import ChainText, Jump, Line, Match, parse
 from nftbridge.compat.tree import DOCKER, Layout, flatten, is_subchain, subchain
 from nftbridge.model import Family
+from nftbridge.policy.program import Field, Value
 
 _AT_HEAD = ("filter", "nat")
-"""The tables in whose built-in chains our lines come first."""
+"""The tables in which our lines come before those that are there already."""
+
+CHANGING = "DOCKER-CHANGING"
+"""The chain of the early table that is there only while published ports change their targets."""
+
+_TO_CHANGING = f"-j {CHANGING}"
 
 # firewalld ends it with an ACCEPT for every packet, in raw and mangle as well, so
 # that nothing behind it is reached (2.5.2; 1.3.3 and 2.3.1 have other chains, which return).
@@ -80,16 +93,23 @@ class TableState:
         return tuple(lines[place] for place in self.our_places(chain.name)) == chain.lines
 
     def _is_ours(self, chain: str, line: str) -> bool:
-        return line in self.ours.get(chain, ()) or subchain(line) is not None
+        own = self.ours.get(chain, ())
+        return line in own or line == _TO_CHANGING or subchain(line) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One script for one table of one family: committed whole or not at all."""
+    """One script for one table of one family: committed whole or not at all.
+
+    `before` are the chains that the table is expected to have then, with their lines.
+    """
 
     family: Family
     table: str
     script: str
+    before: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict[str, "tuple[str, ...]"], repr=False
+    )
 
 
 def commits(
@@ -104,14 +124,25 @@ def commits(
     """
     early, *later = wanted
     now = dict(held)
-    first = _careful(early, held[early.name])
+    first = _closed(_careful(early, held[early.name]), _changing(wanted, held))
     fewer = [_fewer_translations(table, held[table.name]) for table in later]
     for flat in (first, *(table for table in fewer if table is not None), *later, early):
         step = replace(flat, chains=layout.shape(flat.chains))
         script = "\n".join(_script(step, now[step.name]))
         if script:
-            yield Commit(family, step.name, f"*{step.name}\n{script}\nCOMMIT\n")
+            whole = f"*{step.name}\n{script}\nCOMMIT\n"
+            yield Commit(family, step.name, whole, now[step.name].chains)
             now[step.name] = _after(step, now[step.name])
+
+
+def joined(steps: Sequence[Commit]) -> Iterator[Commit]:
+    """All scripts for one table as one, to be tested: each finds what the one before it leaves."""
+    bodies: dict[tuple[Family, str], list[str]] = {}
+    for step in steps:
+        lines = step.script.splitlines()[1:-1]
+        bodies.setdefault((step.family, step.table), []).extend(lines)
+    for (family, table), lines in bodies.items():
+        yield Commit(family, table, "\n".join((f"*{table}", *lines, "COMMIT\n")))
 
 
 def misarranged(held: TableState, chains: Sequence[ChainText], layout: Layout) -> Iterator[str]:
@@ -130,10 +161,72 @@ def _careful(table: TableText, held: TableState) -> TableText:
 
 
 def _careful_chain(chain: ChainText, held: TableState) -> ChainText:
-    old = dict.fromkeys(held.our_lines(chain.name))
+    old = dict.fromkeys(line for line in held.our_lines(chain.name) if line != _TO_CHANGING)
     new = dict.fromkeys(line for line in chain.lines if not _accepts(line) or line in old)
-    kept = (line for line in old if not _accepts(line) and line not in new)
-    return ChainText(chain.name, (*new, *kept), builtin=True)
+    behind: dict[str, list[str]] = {}  # the drops that go next, by what stays before them
+    before = ""
+    for line in old:
+        if line in new:
+            before = line
+        elif not _accepts(line):
+            behind.setdefault(before, []).append(line)
+    lines = [*behind.get("", ()), *(li for line in new for li in (line, *behind.get(line, ())))]
+    return ChainText(chain.name, tuple(lines), builtin=True)
+
+
+def _changing(wanted: Sequence[TableText], held: Mapping[str, TableState]) -> list[str]:
+    """A drop for each translation that goes while its port will still be translated, if otherwise.
+
+    The published address is one of the host's; without one it is any of them. What an apply that
+    was cut off has left there is still needed: its translations are missing.
+    """
+    early, *later = wanted
+    found = dict.fromkeys(held[early.name].flat.get(CHANGING, ()))
+    for table in later:
+        lines = {line for chain in table.chains for line in chain.lines if _translates(line)}
+        ports = [published for line in lines if (published := _published(line)) is not None]
+        addresses: dict[tuple[Value, ...], set[Value | None]] = {}
+        for daddr, *port in ports:
+            addresses.setdefault(tuple(port), set()).add(daddr)
+        for old in (li for chain in held[table.name].flat.values() for li in chain):
+            published = _published(old) if _translates(old) and old not in lines else None
+            if published is not None and _meets(published[0], addresses.get(published[1:], ())):
+                found[_drop(*published)] = None
+    return list(found)
+
+
+_Published: TypeAlias = tuple[Value | None, Value, Value]
+"""The host's address, None for any of them, the protocol, and the port."""
+
+
+def _published(line: str) -> _Published | None:
+    """What a translation is for; None if that is not the destination of a port."""
+    parsed = parse(line.split())
+    if parsed is None:
+        return None
+    settled = {match.field: match.values[0] for match in parsed.matches if not match.negated}
+    if not {Field.PROTOCOL, Field.DPORT} <= settled.keys():
+        return None
+    return settled.get(Field.DADDR), settled[Field.PROTOCOL], settled[Field.DPORT]
+
+
+def _meets(address: Value | None, others: Collection[Value | None]) -> bool:
+    """Whether packets to that address of the host could also be for one of the others."""
+    return bool(others) and (address is None or None in others or address in others)
+
+
+def _drop(address: Value | None, protocol: Value, port: Value) -> str:
+    to = Match(Field.DADDR_TYPE, ("local",)) if address is None else Match(Field.DADDR, (address,))
+    of_port = Match(Field.PROTOCOL, (protocol,)), Match(Field.DPORT, (port,))
+    return str(Line((to, *of_port), Jump("DROP")))
+
+
+def _closed(table: TableText, drops: Sequence[str]) -> TableText:
+    """The early table with these drops before all else."""
+    if not drops or not table.chains:
+        return table
+    chains = [replace(c, lines=(_TO_CHANGING, *c.lines)) if c.builtin else c for c in table.chains]
+    return replace(table, chains=(*chains, ChainText(CHANGING, tuple(drops))))
 
 
 def _fewer_translations(table: TableText, held: TableState) -> TableText | None:
@@ -162,17 +255,15 @@ def _script(table: TableText, held: TableState) -> Iterator[str]:
     users = [c.name for c in table.chains if c.users and c.name not in held.chains]
     changed = [c for c in own if not held.holds(c)]
     gone = _gone(table, held)
-    shared = [c for c in table.chains if c.builtin and not _in_place(table.name, c, held)]
+    shared = {c.name: _placement(table.name, c, held) for c in table.chains if c.builtin}
     yield from (f":{name} - [0:0]" for name in (*users, *(c.name for c in changed)))
-    for chain in shared:
-        for place in reversed(held.our_places(chain.name)):
-            yield f"-D {chain.name} {place + 1}"
+    for name, placement in shared.items():
+        yield from (f"-D {name} {place + 1}" for place in reversed(placement.removed))
     for chain in changed:
         yield from (f"-A {chain.name} {line}" for line in chain.lines)
-    for chain in shared:
-        start = _start(table.name, chain.name, held)
-        for offset, line in enumerate(chain.lines):
-            where = f"-A {chain.name}" if start is None else f"-I {chain.name} {start + offset + 1}"
+    for name, placement in shared.items():
+        for place, line in placement.added:
+            where = f"-A {name}" if place is None else f"-I {name} {place + 1}"
             yield f"{where} {line}"
     yield from (f"-F {name}" for name in gone)
     yield from (f"-X {name}" for name in gone)
@@ -181,32 +272,94 @@ def _script(table: TableText, held: TableState) -> Iterator[str]:
 def _gone(table: TableText, held: TableState) -> list[str]:
     """The chains to take out, those that jump to others first."""
     named = {chain.name for chain in table.chains}
-    below = (name for name in held.chains if is_subchain(name) and name not in named)
+    below = (c for c in held.chains if (is_subchain(c) or c == CHANGING) and c not in named)
     return [*(name for name in table.gone if name in held.chains), *below]
 
 
-def _in_place(table: str, chain: ChainText, held: TableState) -> bool:
-    places = held.our_places(chain.name)
-    if not held.holds(chain):
-        return False
-    if table in _AT_HEAD:
-        return places == list(range(len(chain.lines)))
-    return not places or places[-1] < _dispatch(held.chains[chain.name])
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """How our lines come into a built-in chain, among other people's that stay in their order.
 
-
-def _start(table: str, chain: str, held: TableState) -> int | None:
-    """Where our lines begin in a built-in chain, from 0; None is its end.
-
-    Jumps and translations come first, like Docker's jump in FORWARD. In raw and mangle ours stay
-    where they are, or come last: what stands before them is the administrator's exception. Only
-    firewalld's dispatch is none, and must not stand before them.
+    First the lines at `removed`, from 0, go, the last one first; then those of `added` come, one
+    after the other, each at its place in the chain as it is by then (None: the end). `lines` is
+    what the chain has in the end.
     """
-    if table in _AT_HEAD:
-        return 0
-    places, lines = held.our_places(chain), held.chains.get(chain, ())
-    others = [line for place, line in enumerate(lines) if place not in set(places)]
-    start = min(next(iter(places), len(others)), _dispatch(others))
-    return None if start == len(others) else start
+
+    removed: tuple[int, ...]
+    added: tuple[tuple[int | None, str], ...]
+    lines: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.added)
+
+
+def _placement(table: str, chain: ChainText, held: TableState) -> _Placement:
+    """As many of our lines as can be stay where they are; a new one follows the one before it.
+
+    Jumps to our chains come first, like Docker's in FORWARD. Where none of ours was before, ours
+    come first in filter and nat. In raw and mangle they come last: what stands before them is the
+    administrator's exception. Only firewalld's dispatch is none, and must not stand before them.
+    """
+    lines, places = held.chains.get(chain.name, ()), held.our_places(chain.name)
+    head = [line for line in chain.lines if _belongs_first(table, chain.name, line)]
+    rest = chain.lines[len(head) :]
+    first = len(head) if [lines[place] for place in places if place < len(head)] == head else 0
+    places = [place for place in places if place >= first]
+    end = _dispatch(lines)
+    staying = _in_order(rest, [(place, lines[place]) for place in places if place < end])
+    default = first if table in _AT_HEAD else end
+    start = min(next(iter(places), default), end)
+    coming: dict[int, list[str]] = {0: [] if first else head}
+    before = start
+    for line in rest:
+        if line in staying:
+            before = staying[line] + 1
+        else:
+            coming.setdefault(before, []).append(line)
+    return _placed(lines, [place for place in places if place not in {*staying.values()}], coming)
+
+
+def _placed(
+    lines: Sequence[str], removed: Sequence[int], coming: Mapping[int, Sequence[str]]
+) -> _Placement:
+    """What comes, comes before the line that had that place at first."""
+    gone, left = set(removed), len(lines) - len(removed)
+    result: list[str] = []
+    added: list[tuple[int | None, str]] = []
+    for place in range(len(lines) + 1):
+        for line in coming.get(place, ()):
+            added.append((len(result) if left else None, line))
+            result.append(line)
+        if place < len(lines) and place not in gone:
+            result.append(lines[place])
+            left -= 1
+    return _Placement(tuple(removed), tuple(added), tuple(result))
+
+
+def _in_order(wanted: Sequence[str], held: Sequence[tuple[int, str]]) -> dict[str, int]:
+    """As many held lines as stand in the wanted order, with their places (patience sorting)."""
+    index = {line: number for number, line in enumerate(wanted)}
+    known = [(index[line], place) for place, line in held if line in index]
+    tops: list[int] = []
+    piles: list[tuple[int, int]] = []  # the index in `known`, and that of the one before it
+    ends: list[int] = []
+    for number, (value, _) in enumerate(known):
+        pile = bisect_left(tops, value)
+        piles.append((number, ends[pile - 1] if pile else -1))
+        tops[pile : pile + 1] = [value]
+        ends[pile : pile + 1] = [number]
+    found: dict[str, int] = {}
+    at = ends[-1] if ends else -1
+    while at >= 0:
+        value, place = known[at]
+        found[wanted[value]] = place
+        at = piles[at][1]
+    return found
+
+
+def _belongs_first(table: str, chain: str, line: str) -> bool:
+    """Whether a line of ours in a built-in chain is a jump that comes before other people's."""
+    return line == _TO_CHANGING or (table in _AT_HEAD and chain != "POSTROUTING")
 
 
 def _dispatch(lines: Sequence[str]) -> int:
@@ -224,10 +377,6 @@ def _after(table: TableText, held: TableState) -> TableState:
             if not (chain.users and chain.name in chains):
                 chains[chain.name] = chain.lines
             continue
-        places, lines = set(held.our_places(chain.name)), held.chains.get(chain.name, ())
-        start = _start(table.name, chain.name, held)
-        others = [line for place, line in enumerate(lines) if place not in places]
-        at = len(others) if start is None else start
-        chains[chain.name] = (*others[:at], *chain.lines, *others[at:])
+        chains[chain.name] = _placement(table.name, chain, held).lines
         ours[chain.name] = ours.get(chain.name, frozenset()) | set(chain.lines)
     return TableState(chains, ours)

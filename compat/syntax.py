@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from socket import AF_INET6, inet_ntop
 
-from nftbridge.model import Mark
+from nftbridge.model import Address, Mark
 from nftbridge.policy.program import Constant, Field, Key, Value
 
 _OPTIONS = {
@@ -182,12 +183,19 @@ def constant(value: Constant) -> Value:
     return str(value) if isinstance(value, Mark) else value
 
 
+def numeric(address: Address) -> str:
+    """An address as the C library writes it, which iptables asks: ``::a.b.c.d`` below ::/96."""
+    if isinstance(address, IPv6Address):
+        return inet_ntop(AF_INET6, address.packed)
+    return str(address)
+
+
 def _written(value: Value) -> str:
     """A value in iptables-save's form."""
     if isinstance(value, IPv4Address | IPv6Address):
-        return f"{value}/{value.max_prefixlen}"
-    if isinstance(value, IPv4Network | IPv6Network):
-        return str(value)
+        return f"{numeric(value)}/{value.max_prefixlen}"
+    if isinstance(value, IPv6Network):
+        return f"{numeric(value.network_address)}/{value.prefixlen}"
     return str(value)
 
 

@@ -17,6 +17,7 @@ The order of lines that could match the same packet never changes, because
 
 from __future__ import annotations
 
+import re
 from base64 import b32encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,9 @@ from nftbridge.compat.syntax import ChainText, Jump, Line, Match, parse
 from nftbridge.policy.program import Field, Value
 
 PREFIX = "DOCKER-T-"
-"""What the names of sub-chains begin with, and no others'."""
+"""What the names of sub-chains begin with; 16 letters and digits of base 32 follow."""
+
+_SUBCHAIN = re.compile(f"{PREFIX}[A-Z2-7]{{16}}")
 
 STRIDE = 2
 """How many bits of an address or a port one level looks at: it has 2 ** STRIDE jumps at most.
@@ -108,7 +111,7 @@ def flatten(listing: Mapping[str, Sequence[_ListedT]]) -> dict[str, list[_Listed
 
 def is_subchain(name: str) -> bool:
     """Whether a chain of that name is one of ours that `arrange` made."""
-    return name.startswith(PREFIX)
+    return _SUBCHAIN.fullmatch(name) is not None
 
 
 def subchain(line: object) -> str | None:

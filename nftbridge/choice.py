@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nftbridge import defaults
 from nftbridge.backend import Backend
+from nftbridge.errors import InputError, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ def _backend(name: str, target: Target) -> Backend:
         from nftbridge.nft.backend import NftablesBackend
 
         return NftablesBackend(target.table, target.netns)
+    if target.table != defaults.TABLE:
+        message = (
+            f"--table is for nftables; {name} has tables of its own, and one set of our chains"
+        )
+        raise InputError((Problem(target.table, message, "leave --table out"),))
     from nftbridge.compat.backend import IptablesBackend
     from nftbridge.compat.tools import Tools, Variant
     from nftbridge.compat.tree import LAYOUTS

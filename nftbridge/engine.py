@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from nftbridge.errors import (
     InputError,
     KernelRefusedError,
     NftbridgeError,
+    PartlyAppliedError,
     Problem,
     UnavailableError,
 )
@@ -92,7 +93,7 @@ class Engine:
     @classmethod
     def of_last_apply(cls, target: Target, wanted: str) -> tuple[Self, Choice]:
         """An engine to look at, or take out, what was applied: auto is the backend that did it."""
-        choice = choose(wanted, target, state_of(target).backend())
+        choice = choose(wanted, target, next(iter(state_of(target).backends()), None))
         return cls(target, choice.backend), choice
 
     @classmethod
@@ -118,9 +119,8 @@ class Engine:
         """What `apply` would do; changes nothing and needs no lock."""
         host = settled(host, self._target.netns)
         plan = self._way_to(host, self._observe(host))
-        if (before := self._before()) is not None:
-            leaving = f"what {before.name} holds is taken out afterwards"
-            plan = replace(plan, install=(*plan.install, leaving))
+        leaving = [f"what {o.name} holds is taken out afterwards" for o in self._others()]
+        plan = replace(plan, install=(*plan.install, *leaving))
         return replace(plan, held_host=self._state.applied()) if plan.removed else plan
 
     def apply(self, host: Host, source: Source | None = None) -> Plan:
@@ -246,15 +246,14 @@ class Engine:
 
     def _go_long(self, host: Host, record: _Record, start: int | None) -> Plan:
         """Look at the kernel, and change what is not as `host` declares it."""
-        before = self._before()
+        others = self._others()
         observed = self._observe(host)
-        plan, kept = self._way_to(host, observed), tuple[str, ...]()
+        plan = self._way_to(host, observed)
         gone = self._revoked_since(self._state.applied() if plan else None, host, plan)
-        with self._recorded(record, start, commits=int(bool(plan)), anyway=before is not None):
+        with self._recorded(record, start, commits=int(bool(plan)), anyway=bool(others)):
             if plan:
                 plan = self._bring_to(host, observed, plan)
-            if before is not None:  # for a moment both decide, and the stricter one counts
-                kept = tuple(before.remove(self._known, everything=False))
+            kept = self._remove_others(others)  # until then both decide, the stricter one counts
         return cut_off(replace(plan, kept=kept), gone, self._target)
 
     def _revoked(self, plan: Plan, host: Callable[[], Host]) -> Revoked:
@@ -317,13 +316,15 @@ class Engine:
         """
         if not commits and not anyway and self._state.document() == record.document:
             yield
-            self._state.withdraw()  # what somebody announced and did not do
+            self._state.drop_unsettled()  # what somebody announced and did not do
         else:
             if self._leads_elsewhere(record):
                 self._state.step()
             self._state.announce(record.document, self._backend.name, canonical=record.canonical)
             try:
                 yield
+            except PartlyAppliedError:
+                raise  # what was announced is in the kernel, in part
             except NftbridgeError:
                 self._state.withdraw()
                 raise
@@ -371,9 +372,11 @@ class Engine:
     def _looked(self) -> tuple[Observation, Plan]:
         """The kernel beside what was last applied, or announced if it is that."""
         found = [(self._observe(host), host) for host in self._known()]
+        left = tuple(f"{other.name} holds rules as well" for other in self._others())
         if found:
             ways = [(seen, replace(self._way_to(h, seen), held_host=h)) for seen, h in found]
-            return min(ways, key=lambda way: bool(way[1]))
+            seen, drift = min(ways, key=lambda way: bool(way[1]))
+            return seen, replace(drift, install=(*drift.install, *left)) if left else drift
         observed = self._observe()
         if self._state.removed() and not observed.rules:
             return observed, Plan()
@@ -389,8 +392,10 @@ class Engine:
             return self._take_out(everything=everything)
 
     def _take_out(self, *, everything: bool) -> Removal:
-        present = self._observe().present
-        kept = tuple(self._backend.remove(self._known, everything=everything))
+        backends = [*self._others(), self._backend]
+        present = self._observe().present or len(backends) > 1
+        known = self._known
+        kept = tuple(k for b in backends for k in b.remove(known, everything=everything))
         self._state.forget()
         return Removal(present, kept)
 
@@ -398,17 +403,29 @@ class Engine:
         """The hosts that the kernel may hold: the last one applied, and one whose apply was cut."""
         return self._known()
 
-    def _before(self) -> Backend | None:
-        """The backend of the last apply, if it was another one and has left anything."""
-        recorded = self._state.backend()
-        if recorded in (None, self._backend.name):
-            return None
-        other = choose(recorded, self._target).backend
-        return other if other.observe(self._known).present else None
+    def _others(self) -> list[Backend]:
+        """Other backends of the last apply, or of one that was cut off, that have left anything."""
+        names = (name for name in self._state.backends() if name != self._backend.name)
+        others = (choose(name, self._target).backend for name in names)
+        return [other for other in others if other.observe(self._known).present]
+
+    def _remove_others(self, others: Sequence[Backend]) -> tuple[str, ...]:
+        """Take the rules of other backends out, when ours are in; phrases for what was kept."""
+        kept: list[str] = []
+        for other in others:
+            try:
+                kept += other.remove(self._known, everything=False)
+            except NftbridgeError as error:
+                raise PartlyAppliedError(
+                    f"{self._backend.name} has the new rules, but what {other.name} holds is still"
+                    f" there: {error}"
+                ) from error
+        return tuple(kept)
 
     def _known(self) -> list[Host]:
-        """The host last applied, and that of a transaction of which nobody recorded the end."""
-        return [h for h in (self._state.applied(), self._state.pending()) if h is not None]
+        """The host last applied, and those of transactions of which nobody recorded the end."""
+        applied = self._state.applied()
+        return [*([] if applied is None else [applied]), *self._state.pending()]
 
     def _observe(self, *wanted: Host) -> Observation:
         return self._backend.observe(lambda: [*self._known(), *wanted])

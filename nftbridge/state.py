@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from nftbridge.model.changes import Change
 
 _FORMAT = 1
+_BACKENDS = ("nftables", "iptables", "iptables-nft")
 _HERE = Path(__file__).parent
 _DECIDING = ("", "model", "policy", "nft")
 """The folders with the code on which it depends what the kernel is brought to."""
@@ -112,21 +113,27 @@ class State:
     def backend(self) -> str | None:
         """The backend of the last apply."""
         found = self._head("applied.json").get("backend")
-        return found if found in ("nftables", "iptables", "iptables-nft") else None
+        return found if found in _BACKENDS else None
 
-    def pending(self) -> Host | None:
-        """The host of a transaction of which nobody recorded how it ended."""
-        if (self._folder / "pending.json").exists():
-            return _host(self._body("pending.json").get("host"))
+    def backends(self) -> tuple[str, ...]:
+        """The backends of the last apply and of those that were cut off, each once."""
+        unsettled = (found.get("backend") for found in self._unsettled())
+        named = dict.fromkeys((self.backend(), *unsettled))
+        return tuple(name for name in named if name in _BACKENDS)
+
+    def pending(self) -> list[Host]:
+        """The hosts of transactions of which nobody recorded how they ended, the latest last."""
+        found = [_host(body.get("host")) for body in self._unsettled()]
         lines = self._lines()
-        if not lines or "changes" not in lines[-1]:
-            return None
-        return _host(self._with_changes([*self._done_changes(), *lines[-1]["changes"]]))
+        if not found and lines and "changes" in lines[-1]:
+            found.append(_host(self._with_changes([*self._done_changes(), *lines[-1]["changes"]])))
+        return [host for host in found if host is not None]
 
     def announce(self, document: Document, backend: str, *, canonical: bool = True) -> None:
         """Record that a transaction towards the host of `document` is about to begin.
 
-        `canonical` documents are those of `host_to_data`.
+        `canonical` documents are those of `host_to_data`. What was announced before and neither
+        settled nor withdrawn may be in the kernel, and stays on record until this one is settled.
         """
         self.unmark()
         with self._reported():
@@ -137,11 +144,16 @@ class State:
             "serial": self._serial() + 1,
             "host": document,
         }
+        if unsettled := self._unsettled():
+            body["unsettled"] = unsettled
         self._write("pending.json", body)
 
     def settle(self) -> None:
-        """Record that the announced transaction has happened."""
+        """Record that the announced transaction has happened, and so none before it counts."""
         outdated = self._journal()
+        body = dict(self._body("pending.json"))
+        if body.pop("unsettled", None) is not None:
+            self._write("pending.json", body)
         with self._reported():
             os.replace(self._folder / "pending.json", self._folder / "applied.json")
             outdated.unlink(missing_ok=True)
@@ -162,7 +174,17 @@ class State:
         return [_identity(path) for path in (self._folder / "applied.json", self._journal())]
 
     def withdraw(self) -> None:
-        """Record that the announced transaction has not happened."""
+        """Record that the transaction announced last has not happened; none if none is left."""
+        *before, _ = self._unsettled() or [{}]
+        if before:
+            *earlier, last = before
+            content: dict[str, object] = {**last, "unsettled": earlier} if earlier else {**last}
+            self._write("pending.json", content)
+            return
+        self.drop_unsettled()
+
+    def drop_unsettled(self) -> None:
+        """Record that nothing is left of any transaction that was announced and not settled."""
         with self._reported():
             (self._folder / "pending.json").unlink(missing_ok=True)
 
@@ -206,7 +228,16 @@ class State:
         self._write("applied.json", {"removed": True})
         with self._reported():
             outdated.unlink(missing_ok=True)
-        self.withdraw()
+        self.drop_unsettled()
+
+    def _unsettled(self) -> list[dict[str, Any]]:
+        """What has been announced and neither settled nor withdrawn, the latest last."""
+        body = self._body("pending.json")
+        found = body.get("unsettled")
+        listed = cast("list[object]", found) if isinstance(found, list) else []
+        before = [cast("dict[str, Any]", item) for item in listed if isinstance(item, dict)]
+        last = {key: value for key, value in body.items() if key != "unsettled"}
+        return [*before, *([last] if last else [])]
 
     def removed(self) -> bool:
         """Whether the last thing that was done is to remove everything."""

@@ -48,6 +48,8 @@ ALL = [config.load(str(path)).host for path in sorted(Path("rulesets").glob("*/h
 def namespace() -> Generator[str]:
     name = f"nftb-ipt-{os.getpid()}-{next(NUMBERS)}"
     subprocess.run(["ip", "netns", "add", name], check=True)
+    forwarding = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]
+    subprocess.run(["ip", "netns", "exec", name, "sysctl", "-qw", *forwarding], check=True)
     yield name
     subprocess.run(["ip", "netns", "delete", name], check=True)
 
@@ -75,6 +77,8 @@ def engine_with(tools: Tools, target: Target, layout: Layout = DOCKER) -> Engine
 
 def run(namespace: str, *command: str, script: str | None = None) -> str:
     prefix = ["nsenter", f"--net=/run/netns/{namespace}"]
+    if command[0] in ("iptables-legacy", "ip6tables-legacy"):
+        command = (command[0], "-w", *command[1:])
     done = subprocess.run(
         [*prefix, *command], input=script, capture_output=True, text=True, check=True
     )
@@ -170,9 +174,82 @@ def test_our_jumps_come_first_again(target: Target, namespace: str) -> None:
     engine = engine_with(Tools(netns=namespace), target)
     engine.apply(SMALL)
     run(namespace, "iptables-legacy", "-I", "FORWARD", "-j", "ACCEPT")
-    assert "another rule of FORWARD comes before ours" in str(engine.verify().install)
+    assert "another rule of FORWARD in filter comes before ours" in str(engine.verify().install)
     engine.apply(SMALL)
     assert not engine.verify()
+
+
+@pytest.mark.parametrize(
+    ("table", "chain"), [("nat", "PREROUTING"), ("nat", "OUTPUT"), ("filter", "FORWARD")]
+)
+def test_a_jump_that_has_to_move_is_announced(
+    table: str, chain: str, target: Target, namespace: str
+) -> None:
+    engine = engine_with(Tools(netns=namespace), target)
+    engine.apply(SMALL)
+    before = saved(namespace, Variant.LEGACY)
+    run(namespace, "iptables-legacy", "-t", table, "-I", chain, "-d", "10.9.9.9", "-j", "ACCEPT")
+    (said,) = engine.plan(SMALL).install
+    assert said == f"IPv4: another rule of {chain} in {table} comes before ours"
+    engine.apply(SMALL)
+    assert not engine.verify()
+    run(namespace, "iptables-legacy", "-t", table, "-D", chain, str(1 + len(ours_of(chain))))
+    assert saved(namespace, Variant.LEGACY) == before
+
+
+def ours_of(chain: str) -> list[str]:
+    return ["DOCKER-USER", "DOCKER-FORWARD"] if chain == "FORWARD" else ["DOCKER"]
+
+
+PLACED = [("nat", "POSTROUTING"), ("raw", "PREROUTING")]
+
+
+@pytest.mark.parametrize(("table", "chain"), PLACED)
+def test_other_peoples_lines_keep_their_place_among_ours(
+    table: str, chain: str, variant: Variant, target: Target, namespace: str
+) -> None:
+    """Each line of ours that is there before and after stands behind the same foreign lines."""
+    program = f"iptables-{variant.value}"
+    engine = engine_with(Tools(variant, namespace), target)
+    engine.apply(MANY)
+    number = len(lines_of(table, chain, namespace, variant))
+    for place in (number + 1, number // 2, 1):  # behind, between and before ours
+        words = f"-t {table} -I {chain} {place} -s 10.99.0.{place} -j ACCEPT"
+        run(namespace, program, *words.split())
+    before = lines_of(table, chain, namespace, variant)
+    for fewer in (replace(MANY, networks=MANY.networks[1:]), MANY, SMALL, MANY):
+        engine.apply(fewer)
+        after = lines_of(table, chain, namespace, variant)
+        staying = [line for line in before if line in after]
+        assert [line for line in after if line in before] == staying
+        assert sum("10.99.0." in line for line in after) == 3
+        before = after
+        assert not engine.apply(fewer)
+
+
+def lines_of(table: str, chain: str, namespace: str, variant: Variant) -> list[str]:
+    text = run(namespace, f"iptables-{variant.value}-save", "-t", table)
+    return [line for line in text.splitlines() if line.startswith(f"-A {chain} ")]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_early_drops_come_behind_the_exceptions_that_were_there(
+    first: bool, target: Target, namespace: str
+) -> None:
+    """In raw; in nat ours come before what was there. Later a new line follows its neighbour."""
+    engine = engine_with(Tools(netns=namespace), target)
+    exception = ["-d", "172.20.0.2/32", "-i", "wg0", "-j", "ACCEPT"]
+    if first:
+        engine.apply(scenario("04-no-proxy"))
+        run(namespace, "iptables-legacy", "-t", "raw", "-I", "PREROUTING", *exception)
+    else:
+        run(namespace, "iptables-legacy", "-t", "raw", "-A", "PREROUTING", *exception)
+    run(namespace, "iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-o", "wg0", "-j", "ACCEPT")
+    engine.apply(MANY)
+    raw = lines_of("raw", "PREROUTING", namespace, Variant.LEGACY)
+    assert "wg0" in raw[0]
+    assert len(raw) > 5
+    assert "wg0" in lines_of("nat", "POSTROUTING", namespace, Variant.LEGACY)[-1]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +306,7 @@ def test_damage_to_a_tree_is_seen_and_mended(damage: str, target: Target, namesp
         "lost": ["-D", "PREROUTING", str(place)],
         "emptied": ["-F", jump[-1]],
         "added": ["-A", jump[-1], "-j", "ACCEPT"],
-        "stray": ["-N", "DOCKER-T-STRAY"],
+        "stray": ["-N", f"DOCKER-T-{'A' * 16}"],
     }
     run(namespace, "iptables-legacy", "-t", "raw", *words[damage])
     assert engine.verify()

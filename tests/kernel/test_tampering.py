@@ -333,10 +333,10 @@ def test_what_was_announced_and_not_done_is_withdrawn(applied: Engine, target: T
     with netns.inside(target.netns):
         state = State(target.state_directory, target.table, netns.cookie())
     state.announce(config.host_to_data(SMALL), "nftables")
-    assert state.pending() == SMALL
+    assert state.pending() == [SMALL]
     assert not applied.verify()
     assert not applied.apply(MANY)
-    assert state.pending() is None
+    assert state.pending() == []
     assert state.applied() == MANY
     assert not list(target.state_directory.rglob("pending.json*"))
 

@@ -153,7 +153,7 @@ def test_a_record_that_is_nothing_but_brackets_is_no_record(
         (folder / name).write_text(text)
     state = State(tmp_path, "nftbridge", "namespace")
     assert state.applied() is None
-    assert state.pending() is None
+    assert state.pending() == []
     assert state.backend() is None
     assert not state.removed()
     assert not isinstance(state.document(), dict) or state.applied() is None

@@ -156,7 +156,7 @@ def test_a_full_disk_is_said(state: Past, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(UnavailableError, match="No space left"):
         applied(state, MANY)
     assert state.applied() == SMALL
-    assert state.pending() is None
+    assert not state.pending()
 
 
 def test_a_step_that_is_not_taken_is_kept_once(state: Past) -> None:
