@@ -178,7 +178,8 @@ class State:
         *before, _ = self._unsettled() or [{}]
         if before:
             *earlier, last = before
-            self._write("pending.json", last | ({"unsettled": earlier} if earlier else {}))
+            body: dict[str, object] = last | ({"unsettled": earlier} if earlier else {})
+            self._write("pending.json", body)
             return
         self.drop_unsettled()
 
@@ -231,7 +232,8 @@ class State:
         found = body.get("unsettled")
         before = cast("list[object]", found) if isinstance(found, list) else []
         last = {key: value for key, value in body.items() if key != "unsettled"}
-        return [*(dict(b) for b in before if isinstance(b, dict)), *([last] if last else [])]
+        earlier = [cast("dict[str, Any]", entry) for entry in before if isinstance(entry, dict)]
+        return [*earlier, *([last] if last else [])]
 
     def removed(self) -> bool:
         """Whether the last thing that was done is to remove everything."""
