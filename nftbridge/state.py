@@ -178,8 +178,8 @@ class State:
         *before, _ = self._unsettled() or [{}]
         if before:
             *earlier, last = before
-            body: dict[str, object] = last | ({"unsettled": earlier} if earlier else {})
-            self._write("pending.json", body)
+            nested: dict[str, object] = {"unsettled": earlier} if earlier else {}
+            self._write("pending.json", last | nested)
             return
         self.drop_unsettled()
 
