@@ -90,7 +90,7 @@ class Tools:
         """What iptables-save says of a table, with counters."""
         done = self._run(family, "save", ["-c", "-t", table], "")
         if done.returncode != 0:
-            raise _refused(done.stderr, "")
+            raise refused(done.stderr, "")
         return done.stdout
 
     def offers(self, family: Family, table: str) -> bool:
@@ -99,7 +99,7 @@ class Tools:
             return True
         done = self._run(family, "restore", ["--noflush"], f"*{table}\nCOMMIT\n")
         if done.returncode != 0 and ("ermission denied" in done.stderr or not _is_permitted()):
-            raise _refused(done.stderr, "")
+            raise refused(done.stderr, "")
         return done.returncode == 0
 
     def test(self, family: Family, script: str) -> None:
@@ -131,7 +131,7 @@ class Tools:
     def _restore(self, family: Family, options: list[str], script: str) -> None:
         done = self._run(family, "restore", options, script)
         if done.returncode != 0:
-            raise _refused(done.stderr, script)
+            raise refused(done.stderr, script)
 
     def _run(self, family: Family, verb: str, options: list[str], script: str) -> _Done:
         if verb == "restore" and self._lock.file is not None:
@@ -250,7 +250,8 @@ def _is_permitted() -> bool:
     return effective & _NEEDED == _NEEDED
 
 
-def _refused(errors: str, script: str) -> KernelRefusedError | UnavailableError:
+def refused(errors: str, script: str) -> KernelRefusedError | UnavailableError:
+    """What a program said, as an error that names the line of the script, if it says which."""
     lines = [line for line in errors.splitlines() if line.strip() and not line.startswith("Try `")]
     reason = (
         re.sub(r"^ip6?tables(-\w+)*( v\S+ \(\w+\))?: ", "", lines[0])

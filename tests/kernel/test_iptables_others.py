@@ -210,7 +210,7 @@ def test_who_may_not_is_told_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [0, 3, 99999])
 def test_a_line_number_past_the_script_names_no_line(number: int) -> None:
-    error = tools._refused(f"iptables-restore: line {number} failed", "*nat\nCOMMIT\n")
+    error = tools.refused(f"iptables-restore: line {number} failed", "*nat\nCOMMIT\n")
     assert isinstance(error, KernelRefusedError)
     assert error.culprit == ""
 
