@@ -205,16 +205,21 @@ class Place:
     """A laboratory in a storm, with an engine to change its rules."""
 
     def __init__(
-        self, lab: Laboratory, target: Target, backend: str, calls: Iterable[Call]
+        self,
+        lab: Laboratory,
+        target: Target,
+        backend: str,
+        aims: Iterable[Aim],
+        calls: Iterable[Call],
     ) -> None:
         self.lab = lab
         self._target = target
         self._backend = backend
         self.engine = Engine(target, choose(backend, target).backend)
-        aims = [(aim, family) for aim in AIMS for family in _families(aim)]
-        self.may = {_name(aim, family): aim.may for aim, family in aims}
+        both = [(aim, family) for aim in aims for family in _families(aim)]
+        self.may = {_name(aim, family): aim.may for aim, family in both}
         self.storm = Storm(
-            [self._shot(aim, family) for aim, family in aims],
+            [self._shot(aim, family) for aim, family in both],
             [self._echo(call, family) for call in calls for family in Family],
             [(lab.namespace(node), port) for node, ports in _EARS.items() for port in ports],
         )
@@ -322,6 +327,7 @@ def storm_site(
     folder: Path,
     backend: str = "nftables",
     layout: str | None = None,
+    aims: Iterable[Aim] = AIMS,
     calls: Iterable[Call] = CALLS,
 ) -> Generator[Place]:
     """The laboratory, the first declaration applied, and the storm blowing."""
@@ -330,9 +336,8 @@ def storm_site(
     silent = dict[str, tuple[int, ...]].fromkeys(nodes, ())  # it is the storm that answers
     with Laboratory(plain, loopback_links=("loopback0",), ports=silent) as lab:
         _forget_soon(lab.netns)
-        place = Place(
-            lab, Target(netns=lab.netns, state_directory=folder, layout=layout), backend, calls
-        )
+        target = Target(netns=lab.netns, state_directory=folder / "state", layout=layout)
+        place = Place(lab, target, backend, aims, calls)
         place.apply("plain")
         with place.storm:
             yield place
