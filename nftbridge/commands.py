@@ -7,7 +7,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from nftbridge import config
 from nftbridge.errors import InputError, Problem, UnavailableError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
     from nftbridge.firewalld import Steps
-    from nftbridge.plan import Plan
     from nftbridge.style import Style
 
 CHANGES = 2
@@ -75,9 +74,11 @@ def apply(options: Namespace) -> int:
     if _stands(source, options):
         print(_NOTHING.format(f"table inet {options.table}", options.file))
         return 0
+    from nftbridge import applying
     from nftbridge.report import plan_data, summary
 
-    engine, done, beside = _applied_in_passing(source, options) or _applied(source, options)
+    applied = applying.apply(source, _target(options), _wanted(options), _warn)
+    engine, done, beside = applied.engine, applied.plan, applied.beside
     if options.json:
         changes = {"changes": bool(done or beside), "firewalld": list(beside.lines())}
         _print_json(plan_data(done) | changes)
@@ -214,6 +215,33 @@ def demo(options: Namespace) -> int:
     return 0 if shown.as_expected else DISAGREEMENT
 
 
+def watch(options: Namespace) -> int:
+    """Keep the host as declared until told to end."""
+    from nftbridge.watch.service import serve
+
+    return serve(options.file, _target(options), _wanted(options), as_json=options.json)
+
+
+def units(options: Namespace) -> int:
+    """Print the systemd units, or write them into a folder."""
+    from nftbridge.watch.units import made, written
+
+    if options.write is None:
+        files = made(options.file)
+        if options.json:
+            _print_json(files)
+        else:
+            _print_lines(f"# {name}\n{text}" for name, text in files.items())
+        return 0
+    paths = written(options.write, options.file)
+    if options.json:
+        _print_json({"written": paths})
+    else:
+        _print_lines(f"written: {path}" for path in paths)
+        print("next: systemctl daemon-reload && systemctl enable --now nftbridge-watch.service")
+    return 0
+
+
 HANDLERS: dict[str, Callable[[Namespace], int]] = {
     handler.__name__: handler
     for handler in (
@@ -228,6 +256,8 @@ HANDLERS: dict[str, Callable[[Namespace], int]] = {
         probe,
         doctor,
         demo,
+        watch,
+        units,
     )
 }
 """By the command's name."""
@@ -293,45 +323,6 @@ def _stands(source: config.Source, options: Namespace) -> bool:
         return not is_running() and stands(source, options.state_dir, options.table, options.netns)
     except (InputError, UnavailableError):
         return False  # what is wrong with the files is said first
-
-
-class _Applied(NamedTuple):
-    """What was done: by whom, to the rules, and to firewalld beside them."""
-
-    engine: Engine
-    plan: Plan
-    beside: Steps
-
-
-def _applied_in_passing(source: config.Source, options: Namespace) -> _Applied | None:
-    """What was done, if that could be told without reading all of the files."""
-    from nftbridge.engine import Engine
-    from nftbridge.firewalld import Steps, presence
-
-    if presence.is_running():
-        return None
-    try:
-        engine = Engine.of_record(_target(options), _wanted(options))
-        done = None if engine is None else engine.apply_source(source)
-    except (InputError, UnavailableError):
-        return None  # what is wrong with the files is said first
-    return None if engine is None or done is None else _Applied(engine, done, Steps())
-
-
-def _applied(source: config.Source, options: Namespace) -> _Applied:
-    from nftbridge import firewalld
-    from nftbridge.effects import check_forwarding, enable_forwarding
-
-    loaded = source.load()
-    _warn(loaded.warnings)
-    engine = _engine(options)
-    _warn(engine.shortcomings(loaded.host))
-    check_forwarding(loaded.host, options.netns)
-    with firewalld.around(options.netns, engine.known, loaded.host) as beside:
-        _warn(beside.warnings)
-        done = engine.apply(loaded.host, None if loaded.warnings else source)
-    _warn(enable_forwarding(loaded.host, options.netns))
-    return _Applied(engine, done, beside)
 
 
 def _engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:

@@ -1,0 +1,82 @@
+"""Everything that an apply is: the rules, firewalld beside them, and the kernel's switches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from nftbridge import firewalld
+from nftbridge.choice import Target
+from nftbridge.config import Source
+from nftbridge.effects import check_forwarding, enable_forwarding
+from nftbridge.engine import Engine
+from nftbridge.errors import InputError, Problem, UnavailableError
+from nftbridge.firewalld import Steps, presence
+from nftbridge.plan import Plan
+
+Warn: TypeAlias = Callable[[Iterable[Problem]], None]
+"""Takes warnings as soon as they come up: an error may follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What was done: by whom, to the rules, and to firewalld beside them."""
+
+    engine: Engine
+    plan: Plan
+    beside: Steps = field(default_factory=Steps)
+
+    def __bool__(self) -> bool:
+        return bool(self.plan or self.beside)
+
+
+def apply(source: Source, target: Target, wanted: str, warn: Warn) -> Applied:
+    """Bring the kernel, and firewalld if it runs, to what `source` declares.
+
+    `wanted` is the backend as `choice.choose` takes it. Raises what an apply can raise.
+    """
+    return _in_passing(source, target, wanted) or _wholly(source, target, wanted, warn)
+
+
+def restore(target: Target, *, with_firewalld: bool) -> Applied | None:
+    """Bring the kernel, and firewalld if it runs, back to what was last applied.
+
+    None, and nothing was done, if nothing is on record, or a remove. Without firewalld no time is
+    lost with asking it: it may be busy starting, while our table is gone.
+    """
+    engine, _ = Engine.of_last_apply(target, "auto")
+    host = engine.last_applied()
+    if host is None:
+        return None
+    if not with_firewalld:
+        plan = engine.restore()
+        return None if plan is None else Applied(engine, plan)
+    with firewalld.around(target.netns, engine.known, host) as beside:
+        plan = engine.restore()
+    return None if plan is None else Applied(engine, plan, beside)
+
+
+def _in_passing(source: Source, target: Target, wanted: str) -> Applied | None:
+    """What was done, if that could be told without reading all of the files."""
+    if presence.is_running():
+        return None
+    try:
+        engine = Engine.of_record(target, wanted)
+        done = None if engine is None else engine.apply_source(source)
+    except (InputError, UnavailableError):
+        return None  # what is wrong with the files is said first
+    return None if engine is None or done is None else Applied(engine, done)
+
+
+def _wholly(source: Source, target: Target, wanted: str, warn: Warn) -> Applied:
+    loaded = source.load()
+    warn(loaded.warnings)
+    engine = Engine.to_apply(target, wanted)
+    warn(engine.shortcomings(loaded.host))
+    check_forwarding(loaded.host, target.netns)
+    with firewalld.around(target.netns, engine.known, loaded.host) as beside:
+        warn(beside.warnings)
+        done = engine.apply(loaded.host, None if loaded.warnings else source)
+    warn(enable_forwarding(loaded.host, target.netns))
+    return Applied(engine, done, beside)
