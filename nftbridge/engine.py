@@ -161,11 +161,12 @@ class Engine:
     def restore(self) -> Plan | None:
         """Bring the kernel back to what was last applied; what was done.
 
-        None, and nothing was done, if no apply is on record, or a remove.
+        None, and nothing was done, if no apply is on record, or a remove, or meanwhile one by
+        another backend.
         """
         with self._state.locked():
             host, document = self._state.applied(), self._state.document()
-            if host is None:
+            if host is None or self._state.backend() != self._backend.name:
                 return None
             start = self._generation()
             if self._is_as_recorded(start):
