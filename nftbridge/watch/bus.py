@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from typing import Self
 
 from nftbridge.errors import UnavailableError
 from nftbridge.firewalld import Watcher, presence
 from nftbridge.watch.files import Paths
+
+_ATTEMPTS, _MOMENT = 20, 0.01  # seconds
 
 
 class Bus:
@@ -19,8 +22,9 @@ class Bus:
 
     def __init__(self) -> None:
         self._ready = select.epoll()
-        address = presence.bus_address() or b"\0"
-        self._paths = None if address.startswith(b"\0") else Paths(os.fsdecode(address))
+        self._address = presence.bus_address() or b"\0"
+        abstract = self._address.startswith(b"\0")
+        self._paths = None if abstract else Paths(os.fsdecode(self._address))
         if self._paths is not None:
             self._ready.register(self._paths, select.EPOLLIN)
         self._watcher: Watcher | None = None
@@ -43,7 +47,7 @@ class Bus:
         """Whether firewalld may have lost what we put there; does not wait."""
         lost = self._watcher is not None and self._events(self._watcher)
         if self._paths is not None and self._paths.changed() and self._watcher is None:
-            self._connect()
+            self._connect_to_new()
             return lost or presence.is_running()
         return lost
 
@@ -59,9 +63,16 @@ class Bus:
         try:
             self._watcher = Watcher()
         except UnavailableError:
-            self._watcher = None
-        else:
-            self._ready.register(self._watcher, select.EPOLLIN)
+            return
+        self._ready.register(self._watcher, select.EPOLLIN)
+
+    def _connect_to_new(self) -> None:
+        """A socket that has appeared may take a moment until somebody listens on it."""
+        for _ in range(_ATTEMPTS):
+            self._connect()
+            if self._watcher is not None or not os.path.exists(self._address):
+                return
+            time.sleep(_MOMENT)
 
     def _disconnect(self) -> None:
         if self._watcher is not None:
