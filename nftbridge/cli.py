@@ -150,6 +150,14 @@ def _parser() -> _Parser:
     rollback = verb("rollback", "go back to what was applied before", _target(), _layout())
     rollback.add_argument("--list", action="store_true", help="only show what was applied before")
     _add_bridges(verb("baseline", "forward nothing into or out of bridges until apply", _target()))
+    verb(
+        "watch",
+        "keep the kernel as the host file declares it, as a service",
+        _file(),
+        _target(),
+        _layout(),
+    )
+    _add_units(verb("units", "print the systemd units for boot and for watch, or write them"))
     return parser
 
 
@@ -201,6 +209,20 @@ def _add_question(parser: _Parser) -> None:
     )
     parser.add_argument(
         "--live", action="store_true", help="ask what the kernel holds, DOCKER-USER included"
+    )
+
+
+def _add_units(parser: _Parser) -> None:
+    """Which host file the units are for, and where they go."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        default=str(defaults.HOST_FILES),
+        help="the host file or folder that they are for (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="DIR", help="write them there, e.g. /etc/systemd/system"
     )
 
 

@@ -7,15 +7,15 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from nftbridge import config
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.model import Family, Host
 
 if TYPE_CHECKING:  # these are imported only by the commands that need them
+    from nftbridge.applying import Applied
     from nftbridge.choice import Choice, Target
-    from nftbridge.deployment import Deployment
     from nftbridge.engine import Engine
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
@@ -80,8 +80,10 @@ def apply(options: Namespace) -> int:
         if not options.if_changed:
             print(_NOTHING.format(f"table inet {options.table}", options.file))
         return 0
-    done = _applied_in_passing(source, options) or _applied(source, options)
-    if options.if_changed and not done.plan and not done.beside:
+    from nftbridge import applying
+
+    done = applying.apply(source, _target(options), _wanted(options), _warn, options.confirm)
+    if options.if_changed and not done:
         return 0
     if options.json:
         _print_json(_applied_data(done))
@@ -91,18 +93,18 @@ def apply(options: Namespace) -> int:
     return 0
 
 
-def _applied_data(done: _Applied) -> dict[str, object]:
+def _applied_data(done: Applied) -> dict[str, object]:
     from nftbridge.report import plan_data, trial_data
 
     return plan_data(done.plan) | {
-        "changes": bool(done.plan or done.beside),
+        "changes": bool(done),
         "firewalld": list(done.beside.lines()),
         "trial": trial_data(done.engine.trial()),
         "connections_ended": done.plan.ended,
     }
 
 
-def _applied_text(done: _Applied, options: Namespace) -> Iterator[str]:
+def _applied_text(done: Applied, options: Namespace) -> Iterator[str]:
     from nftbridge.report import ended, summary
 
     if done.plan:
@@ -345,6 +347,33 @@ def baseline(options: Namespace) -> int:
     return 0
 
 
+def watch(options: Namespace) -> int:
+    """Keep the host as declared until told to end."""
+    from nftbridge.watch.service import serve
+
+    return serve(options.file, _target(options), _wanted(options), as_json=options.json)
+
+
+def units(options: Namespace) -> int:
+    """Print the systemd units, or write them into a folder."""
+    from nftbridge.watch.units import made, written
+
+    if options.write is None:
+        files = made(options.file)
+        if options.json:
+            _print_json(files)
+        else:
+            _print_lines(f"# {name}\n{text}" for name, text in files.items())
+        return 0
+    paths = written(options.write, options.file)
+    if options.json:
+        _print_json({"written": paths})
+    else:
+        _print_lines(f"written: {path}" for path in paths)
+        print("next: systemctl daemon-reload && systemctl enable --now nftbridge-watch.service")
+    return 0
+
+
 HANDLERS: dict[str, Callable[[Namespace], int]] = {
     handler.__name__.removesuffix("_"): handler
     for handler in (
@@ -352,6 +381,7 @@ HANDLERS: dict[str, Callable[[Namespace], int]] = {
         *(confirm, rollback, baseline),
         import_,
         snippet,
+        *(watch, units),
     )
 }
 """By the command's name."""
@@ -417,64 +447,6 @@ def _stands(source: config.Source, options: Namespace) -> bool:
         return not is_running() and stands(source, options.state_dir, options.table, options.netns)
     except (InputError, UnavailableError):
         return False  # what is wrong with the files is said first
-
-
-class _Applied(NamedTuple):
-    """What was done: by whom, to the rules, and to firewalld beside them."""
-
-    engine: Engine
-    plan: Plan
-    beside: Steps
-
-
-def _applied_in_passing(source: config.Source, options: Namespace) -> _Applied | None:
-    """What was done, if that could be told without reading all of the files."""
-    from nftbridge.engine import Engine
-    from nftbridge.firewalld import Steps, presence
-
-    if options.confirm or presence.is_running():
-        return None
-    try:
-        engine = Engine.of_record(_target(options), _wanted(options))
-        done = None if engine is None else engine.apply_source(source)
-    except (InputError, UnavailableError):
-        return None  # what is wrong with the files is said first
-    return None if engine is None or done is None else _Applied(engine, done, Steps())
-
-
-def _applied(source: config.Source, options: Namespace) -> _Applied:
-    from nftbridge import firewalld
-    from nftbridge.effects import check_forwarding, enable_forwarding
-
-    loaded = source.load()
-    _warn(loaded.warnings)
-    engine = _deployment(options)
-    _warn(engine.shortcomings(loaded.host))
-    check_forwarding(loaded.host, options.netns)
-    with firewalld.around(options.netns, engine.known, loaded.host) as beside:
-        _warn(beside.warnings)
-        vouched = None if loaded.warnings else source
-        if options.confirm:
-            done = _try_out(engine, loaded.host, vouched, options)
-        else:
-            done = engine.apply(loaded.host, vouched)
-    _warn(enable_forwarding(loaded.host, options.netns))
-    return _Applied(engine, done, beside)
-
-
-def _deployment(options: Namespace) -> Deployment:
-    from nftbridge.deployment import Deployment
-
-    return Deployment.to_apply(_target(options), _wanted(options))
-
-
-def _try_out(
-    engine: Deployment, host: Host, source: config.Source | None, options: Namespace
-) -> Plan:
-    from nftbridge.watchdog import watching
-
-    with watching(_target(options)) as watchdog:
-        return engine.try_out(host, options.confirm, watchdog, source)
 
 
 def _way_back(state: Past) -> Kept:

@@ -8,5 +8,8 @@ TABLE = "nftbridge"
 STATE_DIRECTORY = Path("/run/nftbridge")
 """Where what was last applied is kept; like the kernel's tables, gone after a reboot."""
 
+HOST_FILES = Path("/etc/nftbridge")
+"""The host file, or folder, that the systemd units are for."""
+
 WAIT = 30.0
 """Seconds that another program may hold xtables' lock before apply gives up."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 from nftbridge import config
 from nftbridge import netns as namespaces
@@ -115,6 +115,11 @@ class Engine:
         """What is programmed, for people."""
         return self._backend.place
 
+    @property
+    def backend(self) -> str:
+        """The backend's name."""
+        return self._backend.name
+
     def plan(self, host: Host) -> Plan:
         """What `apply` would do; changes nothing and needs no lock."""
         host = settled(host, self._target.netns)
@@ -155,6 +160,31 @@ class Engine:
                 document, source.digest(), canonical=False, forwarded=tuple(sorted(forwarded))
             )
             return self._go_short(plan, lambda: source.load().host, record, start)
+
+    def restore(self) -> Plan | None:
+        """Bring the kernel back to what was last applied; what was done.
+
+        None, and nothing was done, if no apply is on record, or a remove, or meanwhile one by
+        another backend.
+        """
+        with self._state.locked():
+            host, document = self._state.applied(), self._state.document()
+            if host is None or self._state.backend() != self._backend.name:
+                return None
+            start = self._generation()
+            if self._is_as_recorded(start):
+                return Plan()
+            record = _Record(
+                cast("Document", document),  # a host was made of it
+                self._state.source(),
+                self._state.canonical(),
+                self._state.forwarded(),
+            )
+            return self._go_long(host, record, start)
+
+    def last_applied(self) -> Host | None:
+        """The host that was last applied; None if no apply is on record, or a remove."""
+        return self._state.applied()
 
     def update(self, wanted: Callable[[Host], Host]) -> Plan:
         """`apply` what is `wanted` of the host last applied, which is `Host()` if none is."""

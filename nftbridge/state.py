@@ -84,9 +84,13 @@ class State:
         """The document of the host that was last applied; None if there is none."""
         return self._with_changes(self._done_changes())
 
+    def canonical(self) -> bool:
+        """Whether that document is one of `host_to_data`."""
+        return self._head("applied.json").get("canonical") is True
+
     def fold(self) -> None:
         """Put small changes whose end is on record into ``applied.json``, as `begin` needs it."""
-        lines, canonical = self._lines(), self._head("applied.json").get("canonical") is True
+        lines, canonical = self._lines(), self.canonical()
         if (canonical and not lines) or (lines and "done" not in lines[-1]):
             return
         mark, source, backend = self.mark(), self.source(), self.backend()

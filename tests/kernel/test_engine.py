@@ -21,6 +21,7 @@ from nftbridge.errors import KernelRefusedError, UnavailableError
 from nftbridge.model import Container, Host, Publication
 from nftbridge.nft import document
 from nftbridge.nft.lower import skeleton
+from nftbridge.plan import Plan
 from nftbridge.state import State
 
 pytestmark = pytest.mark.kernel
@@ -340,3 +341,19 @@ def test_no_nftables_python_binding(target: Target, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "nftables", None)
     with pytest.raises(UnavailableError, match="python3-nftables"):
         Engine(target, choose("auto", target).backend).plan(SMALL)
+
+
+def test_restore_puts_back_what_is_on_record_and_nothing_else(
+    engine: Engine, target: Target, namespace: str
+) -> None:
+    assert engine.restore() is None, "nothing is on record"
+    assert nft(namespace, "list", "ruleset") == ""
+    engine.apply(SMALL)
+    assert engine.restore() == Plan()
+    nft(namespace, "flush", "ruleset")
+    assert engine.restore()
+    assert not engine.verify()
+    assert Engine(target, choose("iptables", target).backend).restore() is None
+    engine.remove(everything=False)
+    assert engine.restore() is None
+    assert nft(namespace, "list", "ruleset") == ""

@@ -1,0 +1,97 @@
+"""Everything that an apply is: the rules, firewalld beside them, and the kernel's switches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from nftbridge import firewalld
+from nftbridge.choice import Target
+from nftbridge.config import Source
+from nftbridge.deployment import Deployment
+from nftbridge.effects import check_forwarding, enable_forwarding
+from nftbridge.engine import Engine, state_of
+from nftbridge.errors import InputError, Problem, UnavailableError
+from nftbridge.firewalld import Steps, presence
+from nftbridge.plan import Plan
+from nftbridge.watchdog import watching
+
+Warn: TypeAlias = Callable[[Iterable[Problem]], None]
+"""Takes warnings as soon as they come up: an error may follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What was done: by whom, to the rules, and to firewalld beside them."""
+
+    engine: Engine
+    plan: Plan
+    beside: Steps = field(default_factory=Steps)
+
+    def __bool__(self) -> bool:
+        return bool(self.plan or self.beside)
+
+
+def apply(
+    source: Source, target: Target, wanted: str, warn: Warn, confirm: float | None = None
+) -> Applied:
+    """Bring the kernel, and firewalld if it runs, to what `source` declares.
+
+    `wanted` is the backend as `choice.choose` takes it; with `confirm` it is undone after so many
+    seconds unless it is confirmed. Raises what an apply can raise.
+    """
+    done = None if confirm else _in_passing(source, target, wanted)
+    return _wholly(source, target, wanted, warn, confirm) if done is None else done
+
+
+def restore(target: Target, *, with_firewalld: bool) -> Applied | None:
+    """Bring the kernel, and firewalld if it runs, back to what was last applied.
+
+    None, and nothing was done, if nothing is on record, or a remove. Without firewalld no time is
+    lost with asking it: it may be busy starting, while our table is gone.
+    """
+    if state_of(target).backend() is None:
+        return None  # which backend that would be is up to the first apply
+    engine, _ = Engine.of_last_apply(target, "auto")
+    host = engine.last_applied()
+    if host is None:
+        return None
+    if not with_firewalld:
+        plan = engine.restore()
+        return None if plan is None else Applied(engine, plan)
+    with firewalld.around(target.netns, engine.known, host) as beside:
+        plan = engine.restore()
+    return None if plan is None else Applied(engine, plan, beside)
+
+
+def _in_passing(source: Source, target: Target, wanted: str) -> Applied | None:
+    """What was done, if that could be told without reading all of the files."""
+    if presence.is_running():
+        return None
+    try:
+        engine = Engine.of_record(target, wanted)
+        done = None if engine is None else engine.apply_source(source)
+    except (InputError, UnavailableError):
+        return None  # what is wrong with the files is said first
+    return None if engine is None or done is None else Applied(engine, done)
+
+
+def _wholly(
+    source: Source, target: Target, wanted: str, warn: Warn, confirm: float | None
+) -> Applied:
+    loaded = source.load()
+    warn(loaded.warnings)
+    engine = Deployment.to_apply(target, wanted)
+    warn(engine.shortcomings(loaded.host))
+    check_forwarding(loaded.host, target.netns)
+    with firewalld.around(target.netns, engine.known, loaded.host) as beside:
+        warn(beside.warnings)
+        vouched = None if loaded.warnings else source
+        if confirm:
+            with watching(target) as watchdog:
+                done = engine.try_out(loaded.host, confirm, watchdog, vouched)
+        else:
+            done = engine.apply(loaded.host, vouched)
+    warn(enable_forwarding(loaded.host, target.netns))
+    return Applied(engine, done, beside)

@@ -1,0 +1,261 @@
+"""The loop: what has happened comes in, forked processes do something about it, a log says what."""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import FrameType
+
+from nftbridge.choice import Target
+from nftbridge.engine import state_of
+from nftbridge.errors import InputError, Problem, UnavailableError
+from nftbridge.watch import work
+from nftbridge.watch.bus import Bus
+from nftbridge.watch.files import Paths
+from nftbridge.watch.lane import Finished, Lane, Reason
+from nftbridge.watch.log import Level, Log
+from nftbridge.watch.ruleset import INET, IPV4, IPV6, Table, Transactions
+from nftbridge.watch.systemd import Manager, logs_to_journal
+from nftbridge.watch.work import Outcome
+
+_GENERATIONS = 1 << 32
+_PATIENCE = 10.0  # seconds that a process which applies has to come to its end when we end
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ONLY_RULES, _ONLY_FIREWALLD = frozenset((Reason.RULES,)), frozenset((Reason.FIREWALLD,))
+_IPTABLES = ("raw", "mangle", "filter", "nat")
+
+
+def serve(file: str, target: Target, wanted: str, *, as_json: bool) -> int:
+    """Keep the kernel as `file` declares it until SIGTERM or SIGINT; returns the exit status."""
+    if file == "-":
+        hint = "give a .toml or .json file, or a folder"
+        raise InputError((Problem("FILE", "standard input cannot be watched", hint),))
+    work.warm()
+    gc.enable()  # the command line goes without, since other commands end soon
+    manager = Manager(os.environ)
+    if as_json:
+        log = Log(sys.stdout, as_json=True)
+    else:
+        log = Log(sys.stderr, levels=logs_to_journal(os.environ, sys.stderr.fileno()))
+    try:
+        with ExitStack() as stack:
+            service = Service(file, target, wanted, log, manager)
+            service.listen(stack)
+            return service.run()
+    except OSError as error:
+        hint = "run as root, or see fs.inotify.max_user_instances"
+        message = f"the kernel's events cannot be had: {error.strerror}"
+        raise UnavailableError(message, hint=hint) from error
+    finally:
+        manager.close()
+
+
+class Service:
+    """One table in one network namespace.
+
+    There are two kinds of work, so that one does not wait for the other: `_changes` applies the
+    host file and may have to wait for firewalld; `_repairs` puts back what is on record, at once.
+    """
+
+    def __init__(self, file: str, target: Target, wanted: str, log: Log, manager: Manager) -> None:
+        self._file = file
+        self._target = target
+        self._wanted = wanted
+        self._log = log
+        self._manager = manager
+        self._state = state_of(target)
+        self._changes = Lane(self._change)
+        self._repairs = Lane(lambda _: work.restore(target, with_firewalld=False))
+        self._selector = selectors.DefaultSelector()
+        self._signals: list[int] = []
+        self._touched: int | None = None
+        self._rejected = ("", "")
+        self._warnings = frozenset[str]()
+        self._place = ""
+        self._end: int | None = None
+
+    def listen(self, stack: ExitStack) -> None:
+        """Be told of everything from now on, until `stack` is closed."""
+        paths, bus = stack.enter_context(Paths(self._file)), stack.enter_context(Bus())
+        rules = stack.enter_context(Transactions(self._tables(), self._target.netns))
+        waking, woken = socket.socketpair()
+        for end in (waking, woken):
+            end.settimeout(0)
+            stack.callback(end.close)
+        for number in _SIGNALS:
+            stack.callback(signal.signal, number, signal.signal(number, self._note))
+        stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(waking.fileno()))
+        stack.callback(self._selector.close)
+        self._on(paths, lambda: self._ask(Reason.FILE) if paths.changed() else None)
+        self._on(bus, lambda: self._firewalld_changed() if bus.changed() else None)
+        self._on(rules, lambda: self._rules_changed(rules.touched()))
+        self._on(woken, lambda: self._signalled(woken))
+
+    def run(self) -> int:
+        """Until the end; returns the exit status."""
+        self._ask(Reason.START)
+        alive = time.monotonic()
+        while self._end is None:
+            for lane in (self._repairs, self._changes):
+                self._start_if_due(lane)
+            for key, _ in self._selector.select(self._timeout(alive)):
+                key.data()
+            if self._manager.interval is not None and time.monotonic() >= alive:
+                self._manager.alive()
+                alive = time.monotonic() + self._manager.interval
+        self._manager.stopping()
+        self._finish()
+        self._log.say(Level.INFO, "ended", rules="stay")
+        return self._end
+
+    def _tables(self) -> frozenset[Table]:
+        """Those of nf_tables in which there may be rules of ours."""
+        tables = {(INET, self._target.table)}
+        if self._wanted == "iptables-nft" or self._state.backend() == "iptables-nft":
+            tables |= {(family, name) for family in (IPV4, IPV6) for name in _IPTABLES}
+        return frozenset(tables)
+
+    def _on(
+        self, source: Paths | Bus | Transactions | socket.socket, do: Callable[[], None]
+    ) -> None:
+        self._selector.register(source, selectors.EVENT_READ, do)
+
+    def _ask(self, reason: Reason) -> None:
+        self._changes.ask(reason, time.monotonic())
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _signalled(self, woken: socket.socket) -> None:
+        woken.recv(1 << 12)
+        numbers, self._signals = self._signals, []
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            self._end = 0
+        elif numbers:
+            self._manager.reloading()
+            self._ask(Reason.RELOAD)
+
+    def _firewalld_changed(self) -> None:
+        """Its iptables backend flushes our rules as well; these must not wait until it answers."""
+        self._ask(Reason.FIREWALLD)
+        self._repairs.ask(Reason.FIREWALLD, time.monotonic())
+
+    def _rules_changed(self, generation: int | None) -> None:
+        if generation is not None:
+            self._touched = generation
+            self._repairs.ask(Reason.RULES, time.monotonic())
+
+    def _start_if_due(self, lane: Lane) -> None:
+        due, now = lane.due(), time.monotonic()
+        if due is None or due > now:
+            return
+        if lane.gathering.reasons == _ONLY_RULES and self._is_on_record():
+            lane.gathering.take()
+            return
+        child = lane.start(now)
+        self._selector.register(child, selectors.EVENT_READ, lambda: self._progress(lane))
+
+    def _is_on_record(self) -> bool:
+        """Whether the latest transaction about our table was an apply, or before one."""
+        mark = self._state.mark()
+        if mark is None or self._touched is None:
+            return False
+        return (mark - self._touched) % _GENERATIONS < _GENERATIONS // 2
+
+    def _timeout(self, alive: float) -> float | None:
+        """Seconds to wait for events, None for ever."""
+        times = [due for lane in (self._repairs, self._changes) if (due := lane.due()) is not None]
+        if self._manager.interval is not None:
+            times.append(alive)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _change(self, reasons: frozenset[Reason]) -> Outcome:
+        if reasons == _ONLY_FIREWALLD:
+            return work.restore(self._target, with_firewalld=True)
+        return work.apply(self._file, self._target, self._wanted)
+
+    def _progress(self, lane: Lane) -> None:
+        child = lane.child
+        if child is None:
+            return
+        finished = lane.finished(time.monotonic())
+        if finished is not None:
+            self._selector.unregister(child)  # while it is open, or a forked copy would ring on
+            child.close()
+            self._settle(lane, finished)
+
+    def _settle(self, lane: Lane, finished: Finished) -> None:
+        """Say what came of it, and whether it is tried again."""
+        outcome, now = finished.outcome, time.monotonic()
+        starting = not self._place
+        of_file = lane is self._changes and finished.reasons != _ONLY_FIREWALLD
+        why = ",".join(sorted(reason.value for reason in finished.reasons))
+        if of_file:
+            self._say_warnings(outcome)
+            self._say_rejected(outcome)
+        if outcome.error:
+            again = {} if starting else {"retry_in": lane.gathering.failed(finished.reasons, now)}
+            self._log.say(Level.ERROR, "failed", reason=why, text=outcome.error, **again)
+        else:
+            lane.gathering.succeeded()
+        if outcome.done:
+            event = "applied" if of_file and not outcome.rejected else "restored"
+            took = round(1000 * (now - finished.since), 1)
+            self._log.say(Level.INFO, event, reason=why, done=outcome.done, ms=took)
+        if lane is self._changes:
+            self._tell(outcome, starting=starting, reloaded=Reason.RELOAD in finished.reasons)
+
+    def _say_warnings(self, outcome: Outcome) -> None:
+        """Each once, as long as it is there."""
+        for warning in outcome.warnings:
+            if warning not in self._warnings:
+                self._log.say(Level.WARNING, "warning", text=warning)
+        if not outcome.rejected:
+            self._warnings = frozenset(outcome.warnings)
+
+    def _say_rejected(self, outcome: Outcome) -> None:
+        """Once for each content of the files."""
+        found = (outcome.digest, outcome.rejected)
+        if outcome.rejected and found != self._rejected:
+            kept = "what was applied last" if outcome.place else "nothing"
+            self._log.say(Level.ERROR, "rejected", text=outcome.rejected, kept=kept)
+        elif not outcome.rejected and not outcome.error and self._rejected[1]:
+            self._log.say(Level.INFO, "accepted", file=self._file)
+        if outcome.rejected or not outcome.error:
+            self._rejected = found if outcome.rejected else ("", "")
+
+    def _tell(self, outcome: Outcome, *, starting: bool, reloaded: bool) -> None:
+        """Tell the service manager how it is; whoever cannot start ends."""
+        if starting and not outcome.place:
+            self._end = outcome.exit_status or InputError.exit_status
+            return
+        self._place = outcome.place or self._place
+        self._wanted = outcome.backend or self._wanted
+        status = f"{self._place} is as {self._file} declares it"
+        if self._rejected[1]:
+            first = self._rejected[1].splitlines()[0]
+            status = f"{self._file} is wrong, what was applied last is kept: {first}"
+        elif outcome.error:
+            status = f"failed, to be tried again: {outcome.error.splitlines()[0]}"
+        if starting:
+            fields = {"file": self._file, "backend": outcome.backend, "place": outcome.place}
+            self._log.say(Level.INFO, "ready", **fields)
+        elif reloaded:
+            self._log.say(Level.INFO, "reloaded", file=self._file)
+        if starting or reloaded:
+            self._manager.ready(status)
+        else:
+            self._manager.status(status)
+
+    def _finish(self) -> None:
+        """Let what has begun come to its end."""
+        for lane in (self._repairs, self._changes):
+            if lane.child is not None:
+                lane.child.end(_PATIENCE)

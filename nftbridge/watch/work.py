@@ -1,0 +1,84 @@
+"""What a forked process does: an apply, or putting back what was applied; and what came of it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from nftbridge import applying, config
+from nftbridge.choice import Target
+from nftbridge.errors import InputError, NftbridgeError, Problem
+from nftbridge.report import summary
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one piece of work, as plain data.
+
+    `done` says what was changed, "" nothing; `place` and `backend` what was programmed, "" nothing
+    is on record. `rejected` is what is wrong with the host file of that `digest`: then what was
+    applied before was put back. `error` is anything else that went wrong, with its `exit_status`.
+    """
+
+    done: str = ""
+    place: str = ""
+    backend: str = ""
+    warnings: tuple[str, ...] = ()
+    rejected: str = ""
+    digest: str = ""
+    error: str = ""
+    exit_status: int = 0
+
+    SOFTWARE_FAILURE: ClassVar[int] = 70  # EX_SOFTWARE of sysexits.h
+
+
+def warm() -> None:
+    """Import now what every forked process would have to import; nothing of libnftables is run."""
+    for module in ("tomllib", "hashlib", "nftbridge.nft.backend", "nftbridge.compat.backend"):
+        importlib.import_module(module)
+
+
+def apply(file: str, target: Target, wanted: str) -> Outcome:
+    """Apply the host file; if it is wrong, put back what was applied last."""
+    warnings: list[Problem] = []
+    digest = ""
+    try:
+        source = config.read(file)
+        digest = source.digest()
+        done = applying.apply(source, target, wanted, warnings.extend)
+    except InputError as error:
+        return replace(restore(target, with_firewalld=True), rejected=str(error), digest=digest)
+    except NftbridgeError as error:
+        return _failed(error, warnings)
+    return _of(done, warnings)
+
+
+def restore(target: Target, *, with_firewalld: bool) -> Outcome:
+    """Put back what was applied last, if anything was."""
+    try:
+        done = applying.restore(target, with_firewalld=with_firewalld)
+    except NftbridgeError as error:
+        return _failed(error, ())
+    return Outcome() if done is None else _of(done, done.beside.warnings)
+
+
+def _of(applied: applying.Applied, warnings: Iterable[Problem]) -> Outcome:
+    plan, beside = applied.plan, applied.beside
+    said = [summary(plan)] if plan else []
+    said += [f"left behind by the other backend: {phrase}" for phrase in plan.kept]
+    said += [f"firewalld: {line.strip()}" for line in beside.lines()] if beside else []
+    retried = (f"{plan.retried}, so all was put in anew",) if plan.retried else ()
+    return Outcome(
+        done="; ".join(said),
+        place=applied.engine.place,
+        backend=applied.engine.backend,
+        warnings=(*map(str, warnings), *retried),
+    )
+
+
+def _failed(error: NftbridgeError, warnings: Iterable[Problem]) -> Outcome:
+    return Outcome(
+        error=str(error), exit_status=error.exit_status, warnings=tuple(map(str, warnings))
+    )
