@@ -193,6 +193,7 @@ def test_a_terminal_that_dies_takes_nobody_along(here: Site) -> None:
     command = shlex.join(here.command("apply", NEW, "--confirm", "4"))
     shell, terminal = pty.fork()
     if shell == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's children are born without
         script = f"{command}; echo applied; sleep 600"
         os.execvp("sh", ["sh", "-c", script])  # noqa: S606 - the child has to become it
     shown = b""
