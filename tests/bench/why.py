@@ -29,6 +29,7 @@ WHY: dict[str, dict[str, str]] = {
         "iptables": (
             "raw PREROUTING has a line for each container that publishes, and all are walked"
         ),
+        "iptables-tree": "one path through the tree that raw PREROUTING's lines are in",
         "docker-legacy": (
             "as nftbridge's iptables, line for line; all ports are on one container here, so "
             "that raw PREROUTING holds one line"
@@ -51,6 +52,10 @@ WHY: dict[str, dict[str, str]] = {
         "iptables": (
             "every published port is a rule of its own, walked until one matches: in nat and "
             "in filter; many networks add theirs"
+        ),
+        "iptables-tree": (
+            "one path through each tree; with many networks the lines that return from nat's "
+            "DOCKER chain, one for each bridge, which no tree can hold"
         ),
         "docker-legacy": (
             "the same lines: every published port is a rule of its own, walked until one "
