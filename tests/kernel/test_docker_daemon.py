@@ -22,7 +22,7 @@ from tests.golden.docker import lines_by_chain
 from tests.kernel.debian import NotAvailable
 from tests.kernel.docker_daemon import HOST, OUTSIDE, Daemon, daemon, http, udp, udp_server
 
-pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
 
 V4, V6 = Family.IPV4, Family.IPV6
 

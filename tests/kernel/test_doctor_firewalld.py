@@ -12,7 +12,7 @@ import pytest
 
 from tests.kernel.test_doctor import HOST_FILE, admitted
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.daemons]
 
 
 def put_on_path(daemon: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

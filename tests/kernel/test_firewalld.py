@@ -24,7 +24,7 @@ from tests.kernel.firewalld_site import (
     site,
 )
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.daemons]
 
 STRICT = (("trixie", "nftables"), ("sid", "nftables"), ("sid", "iptables"))
 

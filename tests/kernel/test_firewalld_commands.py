@@ -16,7 +16,7 @@ from nftbridge.firewalld.watcher import Watcher
 from nftbridge.lab import HOST, OUTSIDE
 from tests.kernel.firewalld_site import BRIDGES, Site, site
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.daemons]
 
 
 def run(place: Site, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from nftbridge.model import Family
 from tests.kernel.firewalld_site import ALLOWED, BRIDGES, EGRESS, FORBIDDEN, ROUTED, Site, site
 from tests.kernel.watching import Watch, command, watching
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.daemons]
 
 
 def of(place: Site, *more: str) -> list[str]:
