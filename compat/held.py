@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from nftbridge.backend import RuleCounter
 from nftbridge.compat import read
@@ -221,7 +222,26 @@ class Held:
                 yield from (line for line in found if line.text in self._known(chain))
 
     def _known(self, chain: Chain) -> frozenset[str]:
-        return self._known_lines.get((chain.table, chain_name(chain)), frozenset())
+        known = self._known_lines.get((chain.table, chain_name(chain)), frozenset())
+        return known if self.hosts else known | self._adopted(chain)
+
+    def _adopted(self, chain: Chain) -> frozenset[str]:
+        """Where no host is on record: lines of our shape about what our own chains speak of.
+
+        Or about what such a line speaks of: containers without ports are in raw alone.
+        """
+        own = (self.lines(c.table, chain_name(c)) for c in CHAINS if is_own(c))
+        about = _subjects(line.text for lines in own for line in lines)
+        beside = self._shaped_like_ours(RAW_PREROUTING)
+        about |= _subjects(text for text in beside if not about.isdisjoint(_subjects([text])))
+        found = self._shaped_like_ours(chain)
+        return frozenset(text for text in found if not about.isdisjoint(_subjects([text])))
+
+    def _shaped_like_ours(self, chain: Chain) -> list[str]:
+        found = (
+            line.text for table in homes(chain) for line in self.lines(table, chain_name(chain))
+        )
+        return [text for text in found if read.made_of(chain, self.family, text) is not None]
 
     @cached_property
     def _known_lines(self) -> dict[tuple[str, str], frozenset[str]]:
@@ -247,3 +267,9 @@ def _texts(table: str) -> list[ChainText]:
     """The chains of ours that a table may have, without lines."""
     ours = (chain for chain in CHAINS if not chain.users and table in homes(chain))
     return [ChainText(chain_name(chain), (), builtin=chain.hook is not None) for chain in ours]
+
+
+def _subjects(texts: Iterable[str]) -> frozenset[str]:
+    """The addresses, prefixes and interfaces in lines."""
+    pairs = (pair for text in texts for pair in pairwise(text.split()))
+    return frozenset(value for option, value in pairs if option in ("-s", "-d", "-i", "-o"))

@@ -98,7 +98,7 @@ def understand(family: Family, lines: Mapping[Chain, Sequence[str]]) -> Understo
     said = Understood()
     instances: dict[Chain, list[Instance]] = {}
     for chain, texts in lines.items():
-        said.made[chain] = [_understood(chain, family, text) for text in texts]
+        said.made[chain] = [made_of(chain, family, text) for text in texts]
         instances[chain] = [found for found in said.made[chain] if found is not None]
         for number, (text, found) in enumerate(zip(texts, said.made[chain], strict=True), start=1):
             if found is None:
@@ -177,7 +177,7 @@ class Instance:
     facts: tuple[tuple[Relation, Key, Key], ...]
 
 
-def _understood(chain: Chain, family: Family, text: str) -> Instance | None:
+def made_of(chain: Chain, family: Family, text: str) -> Instance | None:
     """The rule of `chain` that the line was made of; None if it is none of ours."""
     line = parse(text.split())  # what iptables-save puts in quotes is in no line of ours
     if line is None:

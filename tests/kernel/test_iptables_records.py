@@ -12,8 +12,10 @@ import pytest
 
 from nftbridge.choice import Target, choose
 from nftbridge.compat.tools import Tools, Variant
+from nftbridge.compat.tree import DOCKER, Layout
 from nftbridge.engine import Engine
 from nftbridge.errors import InputError, PartlyAppliedError
+from tests.equivalence.compare import FINEST
 from tests.kernel.test_iptables import (
     MANY,
     SMALL,
@@ -119,3 +121,16 @@ def test_iptables_has_one_record_whatever_table_is_named(target: Target) -> None
     """Two records would each know half of the lines that are ours in built-in chains."""
     with pytest.raises(InputError, match="leave --table out"):
         choose("iptables", replace(target, table="other"))
+
+
+@pytest.mark.parametrize("layout", [DOCKER, FINEST], ids=lambda layout: layout.name)
+def test_without_a_record_ours_are_known_by_what_our_chains_speak_of(
+    layout: Layout, target: Target, namespace: str, tmp_path: Path
+) -> None:
+    theirs = "-t nat -A POSTROUTING -s 10.9.0.0/16 ! -o wg0 -j MASQUERADE"
+    run(namespace, "iptables-legacy", *theirs.split())
+    before = saved(namespace, Variant.LEGACY)
+    engine_with(Tools(netns=namespace), target, layout).apply(MANY)
+    lost = replace(target, state_directory=tmp_path / "new")
+    engine_with(Tools(netns=namespace), lost, layout).remove(everything=True)
+    assert saved(namespace, Variant.LEGACY) == before
