@@ -37,7 +37,7 @@ from nftbridge.model import Host
 from nftbridge.nft.backend import NftablesBackend
 from tests.kernel.storm_site import CALLS, DECLARATIONS, Aim, Ends, Ledger, May, Place, storm_site
 
-pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.long]
 
 Record: TypeAlias = Callable[[str, object], None]
 
