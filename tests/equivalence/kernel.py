@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Generator
-from contextlib import contextmanager
-from itertools import count
 
 from nftbridge.compat import text
 from nftbridge.compat.tree import DOCKER, Layout
-from nftbridge.lab.namespaces import DIRECTORY, remove
 from nftbridge.model import Family, Host
 from nftbridge.nft import document, lower
 from nftbridge.nft.kernel import Kernel
 from tests.equivalence.compare import TABLE
 from tests.equivalence.iptables_reading import IptablesReading
 from tests.equivalence.nft_reading import NftReading
-
-_serial = count()
-
-
-@contextmanager
-def namespace() -> Generator[str]:
-    """An empty network namespace, while the context lasts."""
-    name = f"nftb-{os.getpid()}-equivalence-{next(_serial)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        yield name
-    finally:
-        if (DIRECTORY / name).exists():
-            remove(name)
 
 
 def listed_nft(host: Host, netns: str) -> NftReading:

@@ -26,6 +26,7 @@ from tests.equivalence.compare import FINEST, READINGS, Case, cases, first_diffe
 from tests.equivalence.meaning import Fate, Hook
 from tests.equivalence.models import hosts, seeded
 from tests.equivalence.partition import Depth, Partition
+from tests.namespaces import network_namespace
 
 UNHURRIED = settings(deadline=None, max_examples=40)
 SHALLOW = Depth(bases=6, sample=150)
@@ -54,7 +55,7 @@ def test_scenarios(scenario: Path) -> None:
 
 @pytest.fixture(scope="module")
 def namespace() -> Generator[str]:
-    with kernel.namespace() as name:
+    with network_namespace() as name:
         yield name
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+
+from nftbridge.choice import Target
+from tests.namespaces import network_namespace
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,6 +19,19 @@ def _kernel_access() -> None:  # pyright: ignore[reportUnusedFunction]  pytest c
         pytest.skip("network namespaces need root")
     if importlib.util.find_spec("pyroute2") is None:
         pytest.skip("the laboratory needs pyroute2")
+
+
+@pytest.fixture
+def namespace() -> Generator[str]:
+    """An empty network namespace; it does not forward."""
+    with network_namespace() as name:
+        yield name
+
+
+@pytest.fixture
+def target(namespace: str, tmp_path: Path) -> Target:
+    """What is programmed: that namespace, with a record of its own."""
+    return Target(netns=namespace, state_directory=tmp_path)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,12 @@ from nftbridge.lab import HOST, OUTSIDE, Laboratory, Probe
 from nftbridge.nft import baseline
 from nftbridge.nft.document import Command
 from nftbridge.nft.kernel import Kernel
+from tests.namespaces import nft
 
 pytestmark = pytest.mark.kernel
 
 FILE = "rulesets/02-published-port/host.toml"
 TABLE = "nftbridge"
-
-
-@pytest.fixture
-def namespace() -> Generator[str]:
-    name = f"nftb-test-{random.randrange(10**8)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-def nft(namespace: str, *words: str, text: str | None = None) -> str:
-    command = ["nsenter", f"--net=/run/netns/{namespace}", "nft", *words]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
-    return done.stdout
 
 
 def run(namespace: str, state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -105,7 +90,7 @@ def test_what_is_printed_is_what_is_loaded(namespace: str, tmp_path: Path) -> No
     nft(namespace, "flush", "ruleset")
     printed = run(namespace, tmp_path, "baseline", FILE, *wanted, "--print").stdout
     for _ in range(2):
-        nft(namespace, "-f", "-", text=printed)
+        nft(namespace, "-f", "-", stdin=printed)
         loaded.append(stateless(namespace))
     assert all(one == loaded[0] for one in loaded)
     rules = [item["rule"]["expr"][0]["match"]["right"] for item in loaded[0] if "rule" in item]
@@ -139,7 +124,7 @@ def test_rules_of_an_apply_are_left_alone(namespace: str, tmp_path: Path) -> Non
 def test_loaded_beside_the_rules_it_is_seen_and_mended(namespace: str, tmp_path: Path) -> None:
     """nftables.service reloads what was printed, without a flush: closed until the next apply."""
     run(namespace, tmp_path, "apply", FILE)
-    nft(namespace, "-f", "-", text=baseline.script(TABLE, ["br-front"]))
+    nft(namespace, "-f", "-", stdin=baseline.script(TABLE, ["br-front"]))
     found = run(namespace, tmp_path, "verify")
     assert found.returncode == 2
     assert "because the boot baseline is in force" in found.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shlex
 import shutil
 import signal
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.namespaces import network_namespace
 
 pytestmark = pytest.mark.kernel
 
@@ -49,10 +50,8 @@ class Site:
 
 @pytest.fixture
 def here(tmp_path: Path) -> Generator[Site]:
-    name = f"nftb-test-{random.randrange(10**8)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield Site(name, tmp_path / "state")
-    subprocess.run(["ip", "netns", "delete", name], check=True)
+    with network_namespace() as name:
+        yield Site(name, tmp_path / "state")
 
 
 def test_a_day_in_the_life(here: Site) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import random
 import shlex
 import signal
 import subprocess
@@ -30,6 +29,7 @@ from nftbridge.model.changes import Publish
 from nftbridge.nft.backend import NftablesBackend
 from nftbridge.state import State
 from nftbridge.trial import Process
+from tests.namespaces import network_namespace
 
 pytestmark = pytest.mark.kernel
 
@@ -97,17 +97,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def here(tmp_path: Path) -> Generator[Site]:
-    name = f"nftb-test-{random.randrange(10**8)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    forwarding = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]
-    subprocess.run(["ip", "netns", "exec", name, "sysctl", "-qw", *forwarding], check=True)
-    site = Site(name, tmp_path / "state")
-    yield site
-    with suppress(ValueError):  # no watchdog outlives its test
-        found = site.watchdog()
-        if found.is_alive() and found.number != os.getpid():
-            os.kill(found.number, signal.SIGKILL)
-    subprocess.run(["ip", "netns", "delete", name], check=True)
+    with network_namespace(forwarding=True) as name:
+        site = Site(name, tmp_path / "state")
+        yield site
+        with suppress(ValueError):  # no watchdog outlives its test
+            found = site.watchdog()
+            if found.is_alive() and found.number != os.getpid():
+                os.kill(found.number, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections.abc import Generator
 from dataclasses import replace
 from ipaddress import IPv4Address
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +19,17 @@ from nftbridge.nft import document
 from nftbridge.nft.lower import skeleton
 from nftbridge.plan import Plan
 from nftbridge.state import State
+from tests.namespaces import nft
 
 pytestmark = pytest.mark.kernel
 
 MANY = config.load("rulesets/17-many-networks/host.toml").host
 SMALL = config.load("rulesets/02-published-port/host.toml").host
-NUMBERS = count()
-
-
-def nft(namespace: str, *words: str) -> str:
-    command = ["nsenter", f"--net=/run/netns/{namespace}", "nft", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def table(namespace: str, name: str = "nftbridge") -> list[dict[str, Any]]:
     listing = json.loads(nft(namespace, "-j", "list", "table", "inet", name))
     return [item for item in listing["nftables"] if "metainfo" not in item]
-
-
-@pytest.fixture
-def namespace() -> Generator[str]:
-    name = f"nftb-test-{os.getpid()}-{next(NUMBERS)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-@pytest.fixture
-def target(namespace: str, tmp_path: Path) -> Target:
-    return Target(netns=namespace, state_directory=tmp_path)
 
 
 @pytest.fixture

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections.abc import Generator
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ from nftbridge.model import Host, Publication
 from nftbridge.nft.backend import NftablesBackend
 from nftbridge.nft.document import Command
 from nftbridge.nft.kernel import Kernel
+from tests.namespaces import nft
 
 pytestmark = pytest.mark.kernel
 
@@ -26,25 +23,6 @@ SCENARIOS = [config.load(str(path)).host for path in sorted(Path("rulesets").glo
 MANY = config.load("rulesets/17-many-networks/host.toml").host
 SMALL = config.load("rulesets/02-published-port/host.toml").host
 TABLE = ("inet", "nftbridge")
-NUMBERS = count()
-
-
-def nft(namespace: str, *words: str) -> str:
-    command = ["nsenter", f"--net=/run/netns/{namespace}", "nft", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-@pytest.fixture
-def namespace() -> Generator[str]:
-    name = f"nftb-incr-{os.getpid()}-{next(NUMBERS)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-@pytest.fixture
-def target(namespace: str, tmp_path: Path) -> Target:
-    return Target(netns=namespace, state_directory=tmp_path)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,10 @@ from nftbridge.model import Family, Host, Network
 from nftbridge.model.parts import Protection
 from tests.equivalence.compare import FINEST
 from tests.kernel.hosts import Site, every_probe
+from tests.namespaces import network_namespace
 
 pytestmark = pytest.mark.kernel
 
-NUMBERS = count()
 VARIANTS = list(Variant)
 
 
@@ -46,22 +45,13 @@ ALL = [config.load(str(path)).host for path in sorted(Path("rulesets").glob("*/h
 
 @pytest.fixture
 def namespace() -> Generator[str]:
-    name = f"nftb-ipt-{os.getpid()}-{next(NUMBERS)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    forwarding = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]
-    subprocess.run(["ip", "netns", "exec", name, "sysctl", "-qw", *forwarding], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
+    with network_namespace(forwarding=True) as name:
+        yield name
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda variant: variant.value)
 def variant(request: pytest.FixtureRequest) -> Variant:
     return Variant(request.param)
-
-
-@pytest.fixture
-def target(namespace: str, tmp_path: Path) -> Target:
-    return Target(netns=namespace, state_directory=tmp_path)
 
 
 @pytest.fixture(params=(DOCKER, FINEST), ids=lambda layout: layout.name)

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -21,19 +20,6 @@ from nftbridge.errors import KernelRefusedError
 from tests.kernel.test_iptables import MANY, SMALL, engine_with, run, saved
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def namespace() -> Generator[str]:
-    name = f"nftb-oth-{os.getpid()}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-@pytest.fixture
-def target(namespace: str, tmp_path: Path) -> Target:
-    return Target(netns=namespace, state_directory=tmp_path)
 
 
 def wrapped(folder: Path, restore: str) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Generator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -32,13 +29,13 @@ from nftbridge.nft.backend import NftablesBackend
 from nftbridge.nft.kernel import Kernel
 from nftbridge.session import Session
 from nftbridge.state import State
+from tests.namespaces import nft
 
 pytestmark = pytest.mark.kernel
 
 MANY = config.load("rulesets/17-many-networks/host.toml").host
 SMALL = config.load("rulesets/02-published-port/host.toml").host
 TABLE = ("inet", "nftbridge")
-NUMBERS = count()
 BOX = Container("box", IPv4Address("172.30.0.9"), IPv6Address("fd00:30::9"), (Publication(1, 2),))
 SEVERAL: list[Change] = [
     Publish("nat", "nat-2", Publication(81, 8888)),
@@ -50,24 +47,6 @@ SEVERAL: list[Change] = [
     Detach("nat", "box"),
     Delete("quiet"),
 ]
-
-
-def nft(namespace: str, *words: str) -> str:
-    command = ["nsenter", f"--net=/run/netns/{namespace}", "nft", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-@pytest.fixture
-def namespace() -> Generator[str]:
-    name = f"nftb-sess-{os.getpid()}-{next(NUMBERS)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-@pytest.fixture
-def target(namespace: str, tmp_path: Path) -> Target:
-    return Target(netns=namespace, state_directory=tmp_path)
 
 
 @pytest.fixture

@@ -6,11 +6,9 @@ Each time verify must say so, apply must mend it, and what is the user's must st
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-from collections.abc import Callable, Generator
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from nftbridge.nft.lower import skeleton
 from nftbridge.policy import catalogue
 from nftbridge.state import State
 from tests.kernel.hosts import site
+from tests.namespaces import nft
 from tests.unit.fake_kernel import ACCEPTED, REFUSED
 
 pytestmark = pytest.mark.kernel
@@ -34,27 +33,6 @@ SMALL = config.load("rulesets/02-published-port/host.toml").host
 NARROW = config.load("rulesets/16-wsl2-mirrored/host.toml").host
 TABLE = ("inet", "nftbridge")
 USERS_RULE = "ip saddr 203.0.113.66 counter packets 0 bytes 0 drop"
-NUMBERS = count()
-
-
-def nft(namespace: str, *words: str, stdin: str | None = None) -> str:
-    command = ["ip", "netns", "exec", namespace, "nft", *words]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture
-def namespace() -> Generator[str]:
-    name = f"nftb-tamper-{os.getpid()}-{next(NUMBERS)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-@pytest.fixture
-def target(namespace: str, tmp_path: Path) -> Target:
-    return Target(netns=namespace, state_directory=tmp_path)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from nftbridge.errors import InputError
 from nftbridge.watch.units import NAMES, made, written
 from tests.kernel.watching import watching
+from tests.namespaces import network_namespace
 
 pytestmark = pytest.mark.kernel
 
@@ -83,12 +83,10 @@ def test_the_service_needs_no_more_than_they_allow(tmp_path: Path) -> None:
     restricted = ["setpriv", f"--bounding-set=-all,{allowed}", "--inh-caps=-all", "--no-new-privs"]
     tracer = shutil.which("strace")
     traced = [tracer, "-D", "-f", "-qq", "-o", str(tmp_path / "trace")] if tracer else []
-    name = f"nftb-test-{random.randrange(10**8)}"
-    inside = ["nsenter", f"--net=/run/netns/{name}"]
     file = tmp_path / "host.toml"
     shutil.copy("rulesets/02-published-port/host.toml", file)
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
+    with network_namespace() as name:
+        inside = ["nsenter", f"--net=/run/netns/{name}"]
         program = made(str(file))["nftbridge-watch.service"].partition("ExecStart=")[2].split()[0]
         own = [program, "watch", str(file), "--json", "--state-dir", str(tmp_path / "state")]
         with watching([*traced, *inside, *restricted, *own]) as watch:
@@ -96,8 +94,6 @@ def test_the_service_needs_no_more_than_they_allow(tmp_path: Path) -> None:
             watch.until("restored")
             file.write_text(file.read_text().replace("8080:80", "8081:80"))
             watch.until("applied", reason="file")
-    finally:
-        subprocess.run(["ip", "netns", "delete", name], check=True)
     if tracer is None:
         pytest.skip("there is no strace: its system calls were not looked at")
     forbidden = used(tmp_path / "trace", program) - permitted()

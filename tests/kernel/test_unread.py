@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Generator
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,10 +11,10 @@ from nftbridge import config
 from nftbridge.cli import main
 from nftbridge.errors import InputError
 from nftbridge.nft.kernel import Kernel
+from tests.namespaces import network_namespace
 
 pytestmark = pytest.mark.kernel
 
-NUMBERS = count()
 START = """version = 1
 [[network]]
 name = "front"
@@ -42,12 +39,8 @@ ONE_MORE = START.replace('"8080:80"', '"8080:80", "8081:81"')
 
 @pytest.fixture
 def namespace() -> Generator[str]:
-    name = f"nftb-read-{os.getpid()}-{next(NUMBERS)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    forwarding = ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"]
-    subprocess.run(["ip", "netns", "exec", name, "sysctl", "-qw", *forwarding], check=True)
-    yield name
-    subprocess.run(["ip", "netns", "delete", name], check=True)
+    with network_namespace(forwarding=True) as name:
+        yield name
 
 
 class Command:

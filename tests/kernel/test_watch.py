@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import shutil
 import signal
 import socket
@@ -18,6 +17,7 @@ import pytest
 
 from nftbridge.watch.ruleset import INET, Transactions
 from tests.kernel.watching import PATIENCE, command, watching
+from tests.namespaces import network_namespace
 
 pytestmark = pytest.mark.kernel
 
@@ -58,10 +58,8 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Generator[Place]:
-    name = f"nftb-test-{random.randrange(10**8)}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    yield Place(name, tmp_path)
-    subprocess.run(["ip", "netns", "delete", name], check=True)
+    with network_namespace() as name:
+        yield Place(name, tmp_path)
 
 
 TAMPERING: tuple[tuple[str, ...], ...] = (
@@ -221,6 +219,7 @@ def test_a_burst_of_edits_is_a_few_applies(place: Place) -> None:
         for port in range(8100, 8150):
             place.file.write_text(EXAMPLE.read_text().replace("8080:80", f"{port}:80"))
         wait_for(lambda: place.holds("8149"))
+        watch.end()  # what it does is done and said
         applies = watch.count("applied") - 1
         print(f"50 edits, {applies} applies")
         assert 1 <= applies <= 12
