@@ -150,13 +150,8 @@ def _parser() -> _Parser:
     rollback = verb("rollback", "go back to what was applied before", _target(), _layout())
     rollback.add_argument("--list", action="store_true", help="only show what was applied before")
     _add_bridges(verb("baseline", "forward nothing into or out of bridges until apply", _target()))
-    verb(
-        "watch",
-        "keep the kernel as the host file declares it, as a service",
-        _file(),
-        _target(),
-        _layout(),
-    )
+    summary = "keep the kernel as the host file, or Docker, declares it, as a service"
+    _add_watched(verb("watch", summary, _target(), _layout()))
     _add_units(verb("units", "print the systemd units for boot and for watch, or write them"))
     return parser
 
@@ -209,6 +204,18 @@ def _add_question(parser: _Parser) -> None:
     )
     parser.add_argument(
         "--live", action="store_true", help="ask what the kernel holds, DOCKER-USER included"
+    )
+
+
+def _add_watched(parser: _Parser) -> None:
+    parser.add_argument("file", metavar="FILE", nargs="?", help=f"{_FILE}; optional with --docker")
+    parser.add_argument(
+        "--docker",
+        nargs="?",
+        const="",
+        metavar="SOCKET",
+        help="keep it as that Docker Engine's networks and containers need it, FILE beside them"
+        " (default: $DOCKER_HOST, or /var/run/docker.sock)",
     )
 
 

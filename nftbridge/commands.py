@@ -351,7 +351,16 @@ def watch(options: Namespace) -> int:
     """Keep the host as declared until told to end."""
     from nftbridge.watch.service import serve
 
-    return serve(options.file, _target(options), _wanted(options), as_json=options.json)
+    docker = None
+    if options.docker is not None:
+        from nftbridge.docker.api import socket_path
+
+        if options.file is None and options.docker.endswith((".toml", ".json")):
+            hint = "write FILE before --docker, or --docker=SOCKET"
+            raise InputError((Problem("--docker", "takes a socket, not a host file", hint),))
+        docker = socket_path(options.docker or None, os.environ)
+    target, wanted = _target(options), _wanted(options)
+    return serve(options.file, target, wanted, docker=docker, as_json=options.json)
 
 
 def units(options: Namespace) -> int:

@@ -12,6 +12,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "nftbridge"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which Docker the tests of `nftbridge watch --docker` are about."""
+    parser.addoption("--docker", default="20.10", help="release of Docker, 20.10 or 28.5")
+
+
 @pytest.fixture
 def public_copy() -> Generator[Path]:
     """A folder that everybody may read, holding the package: the checkout may be for root alone."""

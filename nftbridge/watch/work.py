@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from nftbridge import applying, config
 from nftbridge.choice import Target
+from nftbridge.docker import names
+from nftbridge.docker.host import Inspected, clashes, joined
+from nftbridge.docker.networks import ID_SHOWN
 from nftbridge.errors import InputError, NftbridgeError, Problem
+from nftbridge.model import Host
+from nftbridge.model.parts import Protection
 from nftbridge.report import summary
+
+_MUTE = "Docker's name server does not serve these containers"
+_PROGRAMS = "it needs the iptables programs: install them, and restart the containers"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The host file beside Docker, None if there is none, and what it last held that was good."""
+
+    file: str | None
+    good: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """The host that Docker's networks are added to, and what was said of the file it is from."""
+
+    host: Host
+    warnings: tuple[Problem, ...] = ()
+    text: str = ""
+    rejected: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +48,7 @@ class Outcome:
     `done` says what was changed, "" nothing; `place` and `backend` what was programmed, "" nothing
     is on record. `rejected` is what is wrong with the host file of that `digest`: then what was
     applied before was put back. `error` is anything else that went wrong, with its `exit_status`.
+    `own` is what the host file beside Docker's networks holds, as JSON, to fall back on.
     """
 
     done: str = ""
@@ -30,13 +59,15 @@ class Outcome:
     digest: str = ""
     error: str = ""
     exit_status: int = 0
+    own: str = ""
 
     SOFTWARE_FAILURE: ClassVar[int] = 70  # EX_SOFTWARE of sysexits.h
 
 
-def warm() -> None:
+def warm(*also: str) -> None:
     """Import now what every forked process would have to import; nothing of libnftables is run."""
-    for module in ("tomllib", "hashlib", "nftbridge.nft.backend", "nftbridge.compat.backend"):
+    backends = ("nftbridge.nft.backend", "nftbridge.compat.backend")
+    for module in ("tomllib", "hashlib", *backends, *also):
         importlib.import_module(module)
 
 
@@ -55,6 +86,50 @@ def apply(file: str, target: Target, wanted: str) -> Outcome:
     return _of(done, warnings)
 
 
+def apply_docker(
+    found: Inspected, unread: Iterable[Problem], beside: Beside, target: Target, wanted: str
+) -> Outcome:
+    """Apply what Docker has, and the host file beside it if there is one.
+
+    If the file is wrong, what it held before counts; if it never was right, nothing is done.
+    """
+    try:
+        own = _own(beside, found, target, wanted)
+    except NftbridgeError as error:
+        if not beside.good:
+            return Outcome(rejected=str(error), exit_status=error.exit_status)
+        good = config.host_from_data(json.loads(beside.good))
+        own = _Own(good, text=beside.good, rejected=str(error), digest=_digest(beside.file))
+    joint = joined(own.host, found)
+    warnings = [*own.warnings, *unread, *joint.remarks]
+    # nobody is there to be refused: what Docker wants and the kernel cannot do is a warning
+    host = replace(joint.host, accept_missing=tuple(Protection))
+    try:
+        outcome = _of(applying.bring(host, target, wanted, warnings.extend), warnings)
+    except NftbridgeError as error:
+        outcome = _failed(error, warnings)
+    return replace(outcome, rejected=own.rejected, digest=own.digest, own=own.text)
+
+
+def serve_names(sandboxes: Mapping[str, str], engine: int) -> Outcome:
+    """See to it that these containers, by ID, reach Docker's name server; `engine` is its pid."""
+    done: list[str] = []
+    mute: list[str] = []
+    for container, sandbox in sorted(sandboxes.items()):
+        try:
+            found = names.serve(names.place(sandbox, engine))
+        except NftbridgeError as error:
+            message = f"lookups in container {container[:ID_SHOWN]} are not seen to: {error}"
+            return Outcome(error=message, exit_status=error.exit_status)
+        if found is not names.Found.WELL:
+            told = done if found is names.Found.REDIRECTED else mute
+            told.append(container[:ID_SHOWN])
+    return Outcome(
+        done=f"lookups redirected to Docker's name server: {', '.join(done)}" if done else "",
+        warnings=(f"{_MUTE}: {', '.join(mute)}\n    hint: {_PROGRAMS}",) if mute else (),
+    )
+
+
 def restore(target: Target, *, with_firewalld: bool) -> Outcome:
     """Put back what was applied last, if anything was."""
     try:
@@ -62,6 +137,31 @@ def restore(target: Target, *, with_firewalld: bool) -> Outcome:
     except NftbridgeError as error:
         return _failed(error, ())
     return Outcome() if done is None else _of(done, done.beside.warnings)
+
+
+def _own(beside: Beside, found: Inspected, target: Target, wanted: str) -> _Own:
+    """What the file holds.
+
+    Raises `InputError`, also if it is new and Docker's networks clash with it, and what an apply of
+    it alone would raise.
+    """
+    if beside.file is None:
+        return _Own(Host(wsl2_mirrored=None))
+    source = config.read(beside.file)
+    loaded = source.load()
+    text = json.dumps(config.host_to_data(loaded.host))
+    if text != beside.good:
+        if beside.good and (problems := clashes(loaded.host, found)):
+            raise InputError(problems)
+        applying.check(loaded.host, target, wanted)
+    return _Own(loaded.host, loaded.warnings, text, digest=source.digest())
+
+
+def _digest(file: str | None) -> str:
+    try:
+        return "" if file is None else config.read(file).digest()
+    except InputError:
+        return ""
 
 
 def _of(applied: applying.Applied, warnings: Iterable[Problem]) -> Outcome:

@@ -50,21 +50,32 @@ _SILENCE = 1.0
 # pivot_root, not chroot: importing an image remounts /. The tree itself stays as it is.
 _START = """
 set -e
-root=$1 work=$2
-shift 2
+root=$1 work=$2 iptables=$3
+shift 3
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount --bind "$work" "$root/work"
 mount -t proc proc "$root/proc"
 for folder in sys dev; do mount --rbind "/$folder" "$root/$folder"; done
+[ "$iptables" ] || mount --bind /dev/null "$root/usr/sbin/xtables-nft-multi"
 for folder in run tmp etc/docker; do mount -t tmpfs tmpfs "$root/$folder"; done
 cd "$root"
 pivot_root . oldroot
 /bin/busybox umount -l /oldroot
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-dockerd --data-root /work/data --exec-root /work/exec --pidfile /work/pid \\
-    --host unix:///work/docker.sock "$@" &
-read -r _ || true
+start() {
+    dockerd --data-root /work/data --exec-root /work/exec --pidfile /work/pid \\
+        --host unix:///work/docker.sock "$@" &
+}
+start "$@"
+while read -r signal; do
+    kill "-$signal" $!
+    wait $! || true
+    # its containerd dies with it, and is to be buried before another one looks for that
+    /bin/busybox sleep 0.5 &
+    wait $!
+    start "$@"
+done
 kill $!
 wait $!
 """
@@ -79,6 +90,7 @@ class Daemon:
     pid: int
     netns: str
     outside: str
+    process: subprocess.Popen[bytes]
 
     def post(self, path: str, body: object = None) -> bytes:
         """Ask it to do something; the answer, or RuntimeError with its reason."""
@@ -132,6 +144,32 @@ class Daemon:
     def remove(self, container: str) -> None:
         """End a container and take it away."""
         _call(self.socket, "DELETE", f"/containers/{container}?force=1")
+
+    def stop(self, container: str) -> None:
+        """End a container; it can be started again."""
+        self.post(f"/containers/{container}/stop?t=0")
+
+    def execute(self, container: str, *command: str) -> str:
+        """What a program prints that runs in a container."""
+        body = {"Cmd": command, "AttachStdout": True, "AttachStderr": True, "Tty": True}
+        made = json.loads(self.post(f"/containers/{container}/exec", body))
+        said = self.post(f"/exec/{made['Id']}/start", {"Detach": False, "Tty": True})
+        return said.decode().replace("\r\n", "\n").strip()
+
+    def inspect(self, container: str) -> Any:
+        """What it says of a container."""
+        return json.loads(_call(self.socket, "GET", f"/containers/{container}/json"))
+
+    def restart(self, signal: str = "TERM") -> None:
+        """End it and start another one in its place, which answers when this returns."""
+        before = _pid(self.socket)
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{signal}\n".encode())
+        self.process.stdin.flush()
+        end = time.monotonic() + _PATIENCE
+        while _pid(self.socket) in (before, "") and time.monotonic() < end:
+            time.sleep(0.02)
+        _await(self.socket, self.process, self.socket.with_name("log"))
 
     def rules(self, family: Family) -> str:
         """What it has programmed, as its own iptables-save prints it."""
@@ -202,8 +240,11 @@ def _datagrams(address: str) -> socket.socket:
 
 
 @contextmanager
-def daemon(release: str, *options: str) -> Generator[Daemon]:
-    """A daemon that was started with these options and has `IMAGE`. Raises `NotAvailable`."""
+def daemon(release: str, *options: str, iptables: bool = True) -> Generator[Daemon]:
+    """A daemon that was started with these options and has `IMAGE`. Raises `NotAvailable`.
+
+    Without `iptables` it finds no programs of that name.
+    """
     suite = SUITES[release]
     root = unpacked("docker", suite, _PACKAGES, _prepare)
     with _namespaces() as (netns, outside), TemporaryDirectory(prefix="nftb-docker-") as work:
@@ -213,7 +254,7 @@ def daemon(release: str, *options: str) -> Generator[Daemon]:
                     *("nsenter", f"--net={namespaces.DIRECTORY / netns}"),
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
                     *("--propagation", "private", "/bin/sh", "-c", _START, "sh"),
-                    *(str(root), work, *options),
+                    *(str(root), work, "yes" if iptables else "", *options),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -225,7 +266,7 @@ def daemon(release: str, *options: str) -> Generator[Daemon]:
             _await(path, process, Path(work, "log"))
             _check(release, path)
             _call(path, "POST", _IMPORT, _image(root), "application/x-tar")
-            yield Daemon(root, path, _child(process.pid), netns, outside)
+            yield Daemon(root, path, _child(process.pid), netns, outside, process)
         finally:
             _end(process)
 
@@ -248,6 +289,14 @@ def _check(release: str, path: Path) -> None:
     version = json.loads(_call(path, "GET", "/version"))["Version"]
     if not version.startswith(f"{release}."):
         raise NotAvailable(f"{SUITES[release]} has Docker {version} now")
+
+
+def _pid(path: Path) -> str:
+    """That of the daemon, as it has written it down."""
+    try:
+        return path.with_name("pid").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _child(pid: int) -> int:
