@@ -34,7 +34,7 @@ puts that on record, us included.
 MOST = 0.06
 """Seconds after which something is done although things go on happening."""
 
-PACES = (0.03, 0.5)
+PACES = (0.01, 0.5)
 """Seconds in which containers that start are gathered: at first, and at most while many do.
 
 It doubles with each time that comes within `_BURST` seconds of the one before. What is gone waits

@@ -14,7 +14,8 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,10 @@ start() {
         --host unix:///work/docker.sock "$@" &
 }
 start "$@"
-while read -r signal; do
+while read -r signal other; do
     kill "-$signal" $!
     wait $! || true
+    [ "$other" = 1 ] || kill -KILL "$other"
     # its containerd dies with it, and is to be buried before another one looks for that
     /bin/busybox sleep 0.5 &
     wait $!
@@ -117,29 +119,67 @@ class Daemon:
         self.post("/networks/create", body)
 
     def run(
-        self, name: str, network: str, ports: Mapping[str, Sequence[str]] | None = None, **more: Any
+        self,
+        name: str,
+        network: str,
+        ports: Mapping[str, Sequence[str]] | None = None,
+        policy: str = "no",
+        **more: Any,
     ) -> None:
         """Start a container that answers HTTP on port 80 with its name.
 
         `ports` is "80/tcp" -> ["8080", "127.0.0.1:", ...]: a host port, or none, after an address.
         `more` goes into its end point's settings.
         """
+        self.create(name, network, ports, policy, **more)
+        self.post(f"/containers/{name}/start")
+
+    def create(
+        self,
+        name: str,
+        network: str,
+        ports: Mapping[str, Sequence[str]] | None = None,
+        policy: str = "no",
+        **more: Any,
+    ) -> None:
+        """The same, but it is not started."""
         bindings = {inside: list(map(_binding, bound)) for inside, bound in (ports or {}).items()}
         body: dict[str, Any] = {
             "Image": IMAGE,
             "StopSignal": "SIGKILL",  # an init without handlers ignores all others
             "Cmd": ["/busybox", "sh", "-c", f"echo {name} >/www/index.html; {_SERVER}"],
             "ExposedPorts": {inside: dict[str, str]() for inside in bindings},
-            "HostConfig": {"NetworkMode": network, "PortBindings": bindings},
+            "HostConfig": {
+                "NetworkMode": network,
+                "PortBindings": bindings,
+                "RestartPolicy": {"Name": policy},
+            },
             "NetworkingConfig": {"EndpointsConfig": {network: more} if more else {}},
         }
         self.post(f"/containers/create?name={name}", body)
-        self.post(f"/containers/{name}/start")
 
     def connect(self, container: str, network: str, **more: Any) -> None:
         """Put a container into one more network."""
         body = {"Container": container, "EndpointConfig": more}
         self.post(f"/networks/{network}/connect", body)
+
+    def each(self, do: Callable[[int], object], numbers: Iterable[int]) -> None:
+        """Ask it for several things at a time."""
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(do, numbers))
+
+    def disconnect(self, container: str, network: str) -> None:
+        """Take a container out of a network."""
+        self.post(f"/networks/{network}/disconnect", {"Container": container})
+
+    def names(self) -> list[str]:
+        """Its containers, running or not."""
+        found = json.loads(_call(self.socket, "GET", "/containers/json?all=1"))
+        return [one["Names"][0].removeprefix("/") for one in found]
+
+    def remove_network(self, name: str) -> None:
+        """Take a network away."""
+        _call(self.socket, "DELETE", f"/networks/{name}")
 
     def remove(self, container: str) -> None:
         """End a container and take it away."""
@@ -149,22 +189,34 @@ class Daemon:
         """End a container; it can be started again."""
         self.post(f"/containers/{container}/stop?t=0")
 
-    def execute(self, container: str, *command: str) -> str:
-        """What a program prints that runs in a container."""
-        body = {"Cmd": command, "AttachStdout": True, "AttachStderr": True, "Tty": True}
-        made = json.loads(self.post(f"/containers/{container}/exec", body))
-        said = self.post(f"/exec/{made['Id']}/start", {"Detach": False, "Tty": True})
-        return said.decode().replace("\r\n", "\n").strip()
+    def execute(self, container: str, *command: str) -> int:
+        """The exit status of a program that runs in a container."""
+        body = {"Cmd": command, "AttachStdout": True, "Tty": True}
+        made = json.loads(self.post(f"/containers/{container}/exec", body))["Id"]
+        self.post(f"/exec/{made}/start", {"Detach": False, "Tty": True})
+        while (seen := self._get(f"/exec/{made}/json"))["Running"]:
+            time.sleep(0.02)
+        return int(seen["ExitCode"])
 
     def inspect(self, container: str) -> Any:
         """What it says of a container."""
-        return json.loads(_call(self.socket, "GET", f"/containers/{container}/json"))
+        return self._get(f"/containers/{container}/json")
 
-    def restart(self, signal: str = "TERM") -> None:
-        """End it and start another one in its place, which answers when this returns."""
+    def _get(self, path: str) -> Any:
+        return json.loads(_call(self.socket, "GET", path))
+
+    def inside_pid(self, container: str) -> int:
+        """The process of a container, as the daemon numbers it."""
+        return int(self.inspect(container)["State"]["Pid"])
+
+    def restart(self, signal: str = "TERM", meanwhile: int = 1) -> None:
+        """End it and start another one in its place, which answers when this returns.
+
+        The process `meanwhile`, as `inside_pid` gives it, is killed in between.
+        """
         before = _pid(self.socket)
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{signal}\n".encode())
+        self.process.stdin.write(f"{signal} {meanwhile}\n".encode())
         self.process.stdin.flush()
         end = time.monotonic() + _PATIENCE
         while _pid(self.socket) in (before, "") and time.monotonic() < end:
@@ -185,10 +237,10 @@ class Daemon:
         return f"/proc/{self.pid}/root/proc/{seen['State']['Pid']}/ns/net"
 
 
-def http(netns: str, address: str, port: int) -> str | None:
+def http(netns: str, address: str, port: int, seconds: float = _SILENCE) -> str | None:
     """What an HTTP server says to a request out of a namespace; None if there is no answer."""
     try:
-        with inside(netns), socket.create_connection((address, port), timeout=_SILENCE) as sock:
+        with inside(netns), socket.create_connection((address, port), timeout=seconds) as sock:
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             answer = b"".join(iter(lambda: sock.recv(4096), b""))
     except OSError:
