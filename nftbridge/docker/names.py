@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from enum import Enum
 from ipaddress import IPv4Address
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nftbridge import netns as namespaces
-from nftbridge.errors import InputError
+from nftbridge.errors import InputError, UnavailableError
 from nftbridge.nft.document import Command
 from nftbridge.nft.kernel import Kernel
 
@@ -30,8 +29,8 @@ TABLE = "nftbridge-names"
 _PORT = 53
 _TCP_LISTENS, _TCP_ESTABLISHED, _UDP_OPEN = 0x0A, 0x01, 0x07  # include/net/tcp_states.h
 _TABLES = Path("/proc/thread-self/net")
-_PATIENCE, _MOMENT = 1.0, 0.01  # seconds
-_DNS_HEADER = 12  # bytes; one without a question is thrown away
+_PATIENCE = 1.0  # seconds
+_DNS_HEADER = 12  # bytes
 _BEFORE_DOCKERS = {"output": -101, "postrouting": 99}
 """Of chains that do NAT the first one decides, and rules of Docker's may lead to an old port."""
 
@@ -41,7 +40,6 @@ class _Socket(NamedTuple):
     port: int
     peer_port: int
     state: int
-    waiting: int  # bytes that have come and nobody has read
 
 
 class Ports(NamedTuple):
@@ -82,9 +80,13 @@ def serve(netns: str) -> Found:
             if ports is None or _leads_there(ports):
                 return Found.WELL
             Kernel(TABLE).commit(commands(ports))
-            return Found.REDIRECTED if _is_read(ports) else Found.MUTE
+            return Found.REDIRECTED if _answers() else Found.MUTE
     except InputError:
         return Found.WELL  # it has ended
+    except OSError as error:
+        message = f"Docker's name server cannot be tried: {error.strerror}"
+        hint = "the service needs AF_INET and 127.0.0.11, see `nftbridge units --docker`"
+        raise UnavailableError(message, hint=hint) from error
 
 
 def listening(tcp: Iterator[_Socket], udp: Iterator[_Socket]) -> Ports | None:
@@ -134,16 +136,16 @@ def _leads_there(ports: Ports) -> bool:
         return any(s.port == ports.tcp and s.state == _TCP_ESTABLISHED for s in ends)
 
 
-def _is_read(ports: Ports) -> bool:
-    """Whether somebody takes what comes to the name server; what is sent is no question."""
+def _answers() -> bool:
+    """Whether anything comes back for a datagram: what is no question gets an error."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.sendto(bytes(_DNS_HEADER), (str(SERVER), ports.udp))
-    end = time.monotonic() + _PATIENCE
-    while any(s.port == ports.udp and s.waiting for s in _sockets("udp")):
-        if time.monotonic() > end:
+        probe.settimeout(_PATIENCE)
+        probe.connect((str(SERVER), _PORT))
+        try:
+            probe.send(bytes(_DNS_HEADER))
+            return bool(probe.recv(_DNS_HEADER))
+        except (TimeoutError, ConnectionRefusedError):
             return False
-        time.sleep(_MOMENT)
-    return True
 
 
 def _sockets(protocol: str) -> Iterator[_Socket]:
@@ -154,9 +156,8 @@ def _sockets(protocol: str) -> Iterator[_Socket]:
 def parse(text: str) -> Iterator[_Socket]:
     """The sockets of ``/proc/net/tcp`` or ``udp``; addresses are in the machine's byte order."""
     for line in text.splitlines()[1:]:
-        _, local, peer, state, queues, *_ = line.split()
+        _, local, peer, state, *_ = line.split()
         address, _, port = local.partition(":")
         packed = struct.pack("=I", int(address, 16))
         peer_port = int(peer.partition(":")[2], 16)
-        waiting = int(queues.partition(":")[2], 16)
-        yield _Socket(IPv4Address(packed), int(port, 16), peer_port, int(state, 16), waiting)
+        yield _Socket(IPv4Address(packed), int(port, 16), peer_port, int(state, 16))
