@@ -225,8 +225,15 @@ def _add_units(parser: _Parser) -> None:
         "file",
         metavar="FILE",
         nargs="?",
-        default=str(defaults.HOST_FILES),
-        help="the host file or folder that they are for (default: %(default)s)",
+        help="the host file or folder that they are for"
+        f" (default: {defaults.HOST_FILES}; none with --docker)",
+    )
+    parser.add_argument(
+        "--docker",
+        nargs="?",
+        const="",
+        metavar="SOCKET",
+        help="the unit of watch --docker, with FILE beside it",
     )
     parser.add_argument(
         "--write", type=Path, metavar="DIR", help="write them there, e.g. /etc/systemd/system"

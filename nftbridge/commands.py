@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from nftbridge import config
+from nftbridge import config, defaults
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.model import Family, Host
 
@@ -365,16 +365,19 @@ def watch(options: Namespace) -> int:
 
 def units(options: Namespace) -> int:
     """Print the systemd units, or write them into a folder."""
-    from nftbridge.watch.units import made, written
+    from nftbridge.watch.units import made, made_for_docker, written
 
+    if options.docker is None:
+        files = made(options.file or str(defaults.HOST_FILES))
+    else:
+        files = made_for_docker(options.file, options.docker or None)
     if options.write is None:
-        files = made(options.file)
         if options.json:
             _print_json(files)
         else:
             _print_lines(f"# {name}\n{text}" for name, text in files.items())
         return 0
-    paths = written(options.write, options.file)
+    paths = written(options.write, files)
     if options.json:
         _print_json({"written": paths})
     else:

@@ -5,6 +5,7 @@ With Docker 20.10; `./run test-docker` does the same with 28.5.
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Generator
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nftbridge.model import Family
+from nftbridge.watch.units import made_for_docker
 from tests.kernel.docker_daemon import HOST, OUTSIDE, Daemon, http, udp, udp_server
 from tests.kernel.docker_site import WITHOUT_PROXY, Site, engine, finds, gets
 
@@ -24,7 +26,7 @@ V4, V6 = Family.IPV4, Family.IPV6
 @pytest.fixture(scope="module")
 def docker(request: pytest.FixtureRequest) -> Generator[Daemon]:
     """Without its firewall and without its proxy; two networks."""
-    with engine(request.config.getoption("--docker"), "--userland-proxy=false") as found:
+    with engine(str(request.config.getoption("--docker")), "--userland-proxy=false") as found:
         found.network("front", "172.20.0.0/16", "fd00:20::/64")
         found.network("other", "172.21.0.0/16")
         yield found
@@ -248,6 +250,19 @@ def test_a_start_before_docker_s(site: Site, tmp_path: Path) -> None:
         link.symlink_to(site.docker.socket)
         watch.until("ready")
         assert site.answers("web", 18171)
+
+
+def test_the_unit_allows_what_it_takes(site: Site) -> None:
+    (unit,) = made_for_docker(str(site.file), str(site.docker.socket)).values()
+    (capabilities,) = re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
+    allowed = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in capabilities.split())
+    few = ["setpriv", f"--bounding-set=-all,{allowed}", "--inh-caps=-all", "--no-new-privs"]
+    with site.waiting([*few, *site.command()]) as watch:
+        watch.until("ready")
+        site.docker.run("web", "front", {"80/tcp": ["18181"]})
+        assert site.answers("web", 18181)
+        site.docker.remove("web")
+        watch.wait_for(lambda: not site.publishes(18181))
 
 
 def test_names(site: Site) -> None:
