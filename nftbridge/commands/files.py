@@ -22,7 +22,7 @@ def check(options: Namespace) -> int:
 
 def render(options: Namespace) -> int:
     """Print what would be loaded, without looking at any kernel."""
-    from nftbridge.engine import settled
+    from nftbridge.mirrored import settled
 
     print(_rendered(settled(load(options)), options), end="")
     return 0

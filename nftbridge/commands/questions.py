@@ -108,8 +108,8 @@ def _way(options: Namespace, question: Question, host: Host | None) -> Way:
     if host is None:
         problem = Problem("FILE", "is missing", "give a host file, or --live to ask the kernel")
         raise InputError((problem,))
-    from nftbridge.engine import settled
     from nftbridge.explain.way import follow
+    from nftbridge.mirrored import settled
 
     return follow(settled(host, options.netns), question)
 
