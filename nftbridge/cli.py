@@ -84,8 +84,7 @@ def _is_about_output(error: Exception) -> bool:
 def _run(options: argparse.Namespace) -> int:
     from nftbridge import commands
 
-    handler = commands.HANDLERS[options.command]
-    return handler(options)
+    return commands.handler(options.command)(options)
 
 
 def _report(error: NftbridgeError, *, as_json: bool) -> int:
