@@ -44,6 +44,25 @@ class Flow(NamedTuple):
         return (self.destination, self.port) != (self.reply_source, self.reply_port)
 
 
+class Selection(NamedTuple):
+    """Flows that have these traits, as `Flow` names them; None is any, and so is `size` 0.
+
+    `size` is that of the family's addresses; of IPv6 none can be given.
+    """
+
+    size: int = 0
+    protocol: int | None = None
+    port: int | None = None
+    source: Packed | None = None
+    destination: Packed | None = None
+    reply_source: Packed | None = None
+    reply_port: int | None = None
+
+
+_MOST = 6
+"""So many selections at most: for each the kernel walks its whole table, which takes 5 ms empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class Links:
     """The host's own addresses, and on which interface's link an address is ("": on none)."""
@@ -99,12 +118,17 @@ class Revoked:
         arrived = any(protocol == UDP for _, protocol, _ in self.come)
         return bool(self.lost or arrived or self.closed or self.left or self.judge)
 
-    @property
-    def protocol(self) -> int | None:
-        """The only protocol whose flows it can concern; None if there are several."""
-        found = {protocol for _, protocol, _ in self.lost} | {port[0] for port in self.closed}
-        found |= {protocol for _, protocol, _ in self.come if protocol == UDP}
-        return found.pop() if len(found) == 1 and not self.left and not self.judge else None
+    def selections(self) -> tuple[Selection, ...]:
+        """What has to be looked at to find every flow that it can concern: a few parts, or all."""
+        if self.judge is not None:
+            return (Selection(),)
+        arrived = {slot for slot in self.come if slot[1] == UDP}
+        ports = {Selection(*slot) for slot in self.lost.keys() | arrived}
+        ports |= {Selection(len(a), number, reply_port=port) for number, a, port in self.closed}
+        ends = {selection for address in self.left for selection in _at(address)}
+        if len(ports | ends) > _MOST:
+            ports = {Selection(*kind) for kind in {(s.size, s.protocol) for s in ports}}
+        return tuple(ports | ends) if len(ports | ends) <= _MOST else (Selection(),)
 
     def concerns(self, flow: Flow, links: Links) -> bool:
         """Whether `flow` must not go on as it is."""
@@ -197,6 +221,21 @@ def _addresses(host: Host) -> Iterator[Address]:
     for network in host.networks:
         for container in network.containers:
             yield from (a for a in map(container.address, Family) if a is not None)
+
+
+def _at(address: Packed) -> tuple[Selection, ...]:
+    """Flows from and to an address, and those that are led there.
+
+    Of IPv6 all flows: its addresses Linux compares the wrong way round (6.18, since 5.8).
+    """
+    size = len(address)
+    if size != 4:
+        return (Selection(size),)
+    return (
+        Selection(size, source=address),
+        Selection(size, destination=address),
+        Selection(size, reply_source=address),
+    )
 
 
 def _slot(flow: Flow) -> _Slot:

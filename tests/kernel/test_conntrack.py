@@ -23,6 +23,8 @@ import pytest
 from nftbridge import config, netns, session
 from nftbridge.choice import Target, choose
 from nftbridge.conntrack import kernel
+from nftbridge.conntrack.netlink import NETFILTER, Connection
+from nftbridge.conntrack.revoked import Selection
 from nftbridge.engine import Engine
 from nftbridge.lab import HOST, OUTSIDE, Laboratory
 from nftbridge.model import Container, Family, Host, Network, Protocol, Publication
@@ -38,6 +40,7 @@ SUBNETS = (IPv4Network("172.20.0.0/24"), IPv6Network("fd00:20::/64"))
 BACKENDS = ("nftables", "iptables")
 FAMILIES = pytest.mark.parametrize("family", Family)
 WAIT = 0.4
+NO_SUCH_MESSAGE = 1 << 8 | 0xFF
 
 
 def box(name: str, last: int, *publish: Publication) -> Container:
@@ -109,9 +112,10 @@ def shared(
         yield found
 
 
-@pytest.fixture
-def place(shared: Site) -> Site:
-    """The laboratory without the flows of the test before."""
+@pytest.fixture(params=[0, 10**9], ids=["selected", "all"])
+def place(shared: Site, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The laboratory without the flows of the test before, taken for many flows or for few."""
+    monkeypatch.setattr(kernel, "_FEW", request.param)
     with netns.inside(shared.lab.netns):
         module: Any = importlib.import_module("pyroute2.netlink.nfnetlink.nfctsocket")
         with module.NFCTSocket() as conntrack:
@@ -269,6 +273,36 @@ def test_a_session_ends_what_it_revokes(tmp_path: Path) -> None:
             assert client.ask() == ""
 
 
+@FAMILIES
+def test_the_kernel_leaves_out_what_is_not_looked_for(place: Site, family: Family) -> None:
+    """As all filters of a dump that it knows, from Linux 5.8 on."""
+    place.apply(two([UDP]))
+    one, here = (place.lab.address(node, family) for node in ("one", HOST))
+    assert Client(place, OUTSIDE, here, 5353).ask() == "one"
+    assert Client(place, "two", one, 80).ask() == "one"
+    size = len(one.packed)
+
+    def found(**traits: Any) -> list[tuple[int, int]]:
+        with netns.inside(place.lab.netns), Connection(NETFILTER) as conntrack:
+            listed = kernel.entries(conntrack, Selection(size, **traits))
+            return sorted((entry.flow.port, entry.flow.reply_port) for entry in listed)
+
+    translated, direct = (5353, 53), (80, 80)
+    assert found() == [direct, translated]
+    assert found(protocol=socket.IPPROTO_UDP) == [direct, translated]
+    assert found(protocol=socket.IPPROTO_TCP) == []
+    assert found(protocol=socket.IPPROTO_UDP, port=5353) == [translated]
+    assert found(protocol=socket.IPPROTO_UDP, port=53) == []
+    assert found(protocol=socket.IPPROTO_UDP, reply_port=53) == [translated]
+    assert found(protocol=socket.IPPROTO_UDP, reply_port=80) == [direct]
+    if family is Family.IPV4:
+        outside = place.lab.address(OUTSIDE, family)
+        assert found(reply_source=one.packed) == [direct, translated]
+        assert found(source=outside.packed) == [translated]
+        assert found(destination=one.packed) == [direct]
+        assert found(destination=here.packed) == [translated]
+
+
 @pytest.mark.parametrize(
     "changes",
     [(Publish("front", "one", TCP), Withdraw("front", "one", TCP)), (Detach("front", "two"),)],
@@ -296,9 +330,11 @@ def test_the_rules_stay_in_where_conntrack_is_out_of_reach(
 ) -> None:
     with site("nftables", tmp_path) as place:
         place.apply(two([UDP]))
-        monkeypatch.setitem(sys.modules, "pyroute2", None)
+        client = Client(place, OUTSIDE, place.lab.address(HOST), 5353)
+        assert client.ask() == "one"
+        monkeypatch.setattr(kernel, "_GET", NO_SUCH_MESSAGE)
         done = place.apply(two([]))
-        assert done.unended == "pyroute2 is missing"
+        assert done.unended == "Invalid argument"
         assert not Engine(place.target, choose("nftables", place.target).backend).verify()
 
 
