@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.engine import Engine
     from nftbridge.explain.question import Question
     from nftbridge.explain.way import Way
-    from nftbridge.firewalld import Steps
+    from nftbridge.firewalld.steps import Steps
     from nftbridge.history import Kept
     from nftbridge.past import Past
     from nftbridge.plan import Plan
@@ -55,14 +55,14 @@ def render(options: Namespace) -> int:
 
 def plan(options: Namespace) -> int:
     """Show what apply would change."""
-    from nftbridge import firewalld
+    from nftbridge.firewalld import guard
     from nftbridge.report import plan_data, plan_text
 
     host = _load(options)
     engine = _engine(options)
     _warn(engine.shortcomings(host))
     _warn_of_trial(engine)
-    planned, beside = engine.plan(host), firewalld.steps(options.netns, engine.known, host)
+    planned, beside = engine.plan(host), guard.steps(options.netns, engine.known, host)
     _warn(beside.warnings)
     if options.json:
         changes = {"changes": bool(planned or beside), "firewalld": list(beside.lines())}
@@ -98,7 +98,7 @@ def _applied_data(done: Applied) -> dict[str, object]:
 
     return plan_data(done.plan) | {
         "changes": bool(done),
-        "firewalld": list(done.beside.lines()),
+        "firewalld": list(done.beside.lines()) if done.beside else [],
         "trial": trial_data(done.engine.trial()),
         "connections_ended": done.plan.ended,
     }
@@ -188,10 +188,10 @@ def explain(options: Namespace) -> int:
 
 def remove(options: Namespace) -> int:
     """Take out all that is ours."""
-    from nftbridge import firewalld
+    from nftbridge.firewalld import guard
 
     engine, _ = _engine_of_last_apply(options)
-    with firewalld.around(options.netns, engine.known, None) as beside:
+    with guard.around(options.netns, engine.known, None) as beside:
         removal = engine.remove(everything=options.all)
     if options.json:
         _print_json({"present": removal.present, "kept": list(removal.kept)})
@@ -296,9 +296,9 @@ def confirm(options: Namespace) -> int:
 
 def rollback(options: Namespace) -> int:
     """Go back to what was applied before."""
-    from nftbridge import firewalld
     from nftbridge.deployment import Deployment
     from nftbridge.engine import state_of
+    from nftbridge.firewalld import guard
     from nftbridge.report import kept_data, kept_name, kept_text, plan_data, summary
 
     state = state_of(_target(options))
@@ -313,7 +313,7 @@ def rollback(options: Namespace) -> int:
     engine = Deployment.to_go_back(_target(options), _wanted(options), kept)
     if kept.host is not None:
         _warn(engine.shortcomings(kept.host))
-    with firewalld.around(options.netns, engine.known, kept.host) as beside:
+    with guard.around(options.netns, engine.known, kept.host) as beside:
         done = engine.go_back(kept)
     if options.json:
         _print_json(plan_data(done))
@@ -413,7 +413,7 @@ def _rendered(host: Host, options: Namespace) -> str:
     return document.pretty(document.install(options.table, rows, (), setting)) + "\n"
 
 
-def _of_firewalld(steps: Steps) -> Iterator[str]:
+def _of_firewalld(steps: Steps | None) -> Iterator[str]:
     if steps:
         yield "firewalld"
         yield from (f"  {line}" for line in steps.lines())
