@@ -47,20 +47,23 @@ class Flow(NamedTuple):
 class Selection(NamedTuple):
     """Flows that have these traits, as `Flow` names them; None is any, and so is `size` 0.
 
-    `size` is that of the family's addresses; of IPv6 none can be given.
+    `size` is that of the family's addresses. There are no addresses here, and nothing of answers,
+    though Linux has both: it compares addresses of IPv6 the wrong way round (6.18, since 5.8), and
+    finds nothing by answers before 5.17.
     """
 
     size: int = 0
     protocol: int | None = None
     port: int | None = None
-    source: Packed | None = None
-    destination: Packed | None = None
-    reply_source: Packed | None = None
-    reply_port: int | None = None
+
+    def includes(self, other: Selection) -> bool:
+        """Whether every flow of `other` is one of these."""
+        pairs = zip(self, other, strict=True)
+        return all(mine == theirs or not mine for mine, theirs in pairs)
 
 
 _MOST = 6
-"""So many selections at most: for each the kernel walks its whole table, which takes 5 ms empty."""
+"""So many ports are looked for one by one: the kernel walks its whole table each time (5 ms)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +122,16 @@ class Revoked:
         return bool(self.lost or arrived or self.closed or self.left or self.judge)
 
     def selections(self) -> tuple[Selection, ...]:
-        """What has to be looked at to find every flow that it can concern: a few parts, or all."""
+        """What has to be looked at to find every flow that it can concern."""
         if self.judge is not None:
             return (Selection(),)
         arrived = {slot for slot in self.come if slot[1] == UDP}
-        ports = {Selection(*slot) for slot in self.lost.keys() | arrived}
-        ports |= {Selection(len(a), number, reply_port=port) for number, a, port in self.closed}
-        ends = {selection for address in self.left for selection in _at(address)}
-        if len(ports | ends) > _MOST:
-            ports = {Selection(*kind) for kind in {(s.size, s.protocol) for s in ports}}
-        return tuple(ports | ends) if len(ports | ends) <= _MOST else (Selection(),)
+        found = {Selection(*slot) for slot in self.lost.keys() | arrived}
+        found |= {Selection(len(address), number) for number, address, _ in self.closed}
+        found |= {Selection(len(address)) for address in self.left}
+        if len(found) > _MOST:
+            found |= {selection._replace(port=None) for selection in found}
+        return tuple(s for s in found if not any(o != s and o.includes(s) for o in found))
 
     def concerns(self, flow: Flow, links: Links) -> bool:
         """Whether `flow` must not go on as it is."""
@@ -221,21 +224,6 @@ def _addresses(host: Host) -> Iterator[Address]:
     for network in host.networks:
         for container in network.containers:
             yield from (a for a in map(container.address, Family) if a is not None)
-
-
-def _at(address: Packed) -> tuple[Selection, ...]:
-    """Flows from and to an address, and those that are led there.
-
-    Of IPv6 all flows: its addresses Linux compares the wrong way round (6.18, since 5.8).
-    """
-    size = len(address)
-    if size != 4:
-        return (Selection(size),)
-    return (
-        Selection(size, source=address),
-        Selection(size, destination=address),
-        Selection(size, reply_source=address),
-    )
 
 
 def _slot(flow: Flow) -> _Slot:

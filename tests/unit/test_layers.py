@@ -45,7 +45,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "nftables": ("nftbridge.nft.kernel",),
     "tomli_w": ("nftbridge.docker.show",),
     "http": ("nftbridge.docker.api",),
-    "pyroute2": ("nftbridge.lab",),
+    "pyroute2": ("nftbridge.conntrack.flows", "nftbridge.lab", "nftbridge.netns"),
     "jeepney": ("nftbridge.firewalld.bus",),
     "compat": (),  # the folder's name in the checkout; installed it is nftbridge.compat
     "tests": (),
@@ -161,7 +161,11 @@ def test_every_layer_exists() -> None:
         ("nftbridge.compat.read", "import nftbridge.nft.read", "side by side"),
         ("nftbridge.nft.lower", "import nftables", "only for nftbridge.nft.kernel"),
         ("nftbridge.engine", "importlib.import_module('nftables')", "only for nftbridge.nft"),
-        ("nftbridge.engine", "from pyroute2.netns import create", "only for nftbridge.lab"),
+        (
+            "nftbridge.engine",
+            "from pyroute2.netns import create",
+            "only for nftbridge.conntrack.flows",
+        ),
         ("nftbridge.cli", "import compat.lower", "only for nobody"),
         ("nftbridge.cli", "from tests import helper", "only for nobody"),
         ("nftbridge.cli", "from . import engine", "relative imports"),
