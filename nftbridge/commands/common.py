@@ -16,7 +16,7 @@ from nftbridge.model import Host
 if TYPE_CHECKING:  # imported only by the functions that need them
     from nftbridge.choice import Choice, Target
     from nftbridge.engine import Engine
-    from nftbridge.firewalld import Steps
+    from nftbridge.firewalld.steps import Steps
     from nftbridge.style import Style
 
 CHANGES = 2
@@ -64,7 +64,7 @@ def warn_of_trial(engine: Engine) -> None:
         print(f"nftbridge: warning: the last apply is {trial}", file=sys.stderr)
 
 
-def of_firewalld(steps: Steps) -> Iterator[str]:
+def of_firewalld(steps: Steps | None) -> Iterator[str]:
     """What was done, or is to do, in a firewalld beside us."""
     if steps:
         yield "firewalld"

@@ -33,14 +33,14 @@ _NOTHING = "nothing to do: {} is as {} declares it"
 
 def plan(options: Namespace) -> int:
     """Show what apply would change."""
-    from nftbridge import firewalld
+    from nftbridge.firewalld import guard
     from nftbridge.report import plan_data, plan_text
 
     host = load(options)
     engine = _engine(options)
     warn(engine.shortcomings(host))
     warn_of_trial(engine)
-    planned, beside = engine.plan(host), firewalld.steps(options.netns, engine.known, host)
+    planned, beside = engine.plan(host), guard.steps(options.netns, engine.known, host)
     warn(beside.warnings)
     if options.json:
         changes = {"changes": bool(planned or beside), "firewalld": list(beside.lines())}
@@ -106,10 +106,10 @@ def status(options: Namespace) -> int:
 
 def remove(options: Namespace) -> int:
     """Take out all that is ours."""
-    from nftbridge import firewalld
+    from nftbridge.firewalld import guard
 
     engine, _ = engine_of_last_apply(options)
-    with firewalld.around(options.netns, engine.known, None) as beside:
+    with guard.around(options.netns, engine.known, None) as beside:
         removal = engine.remove(everything=options.all)
     if options.json:
         print_json({"present": removal.present, "kept": list(removal.kept)})
@@ -146,7 +146,7 @@ def _applied_data(done: Applied) -> dict[str, object]:
 
     return plan_data(done.plan) | {
         "changes": bool(done),
-        "firewalld": list(done.beside.lines()),
+        "firewalld": list(done.beside.lines()) if done.beside else [],
         "trial": trial_data(done.engine.trial()),
         "connections_ended": done.plan.ended,
     }

@@ -37,9 +37,9 @@ def confirm(options: Namespace) -> int:
 
 def rollback(options: Namespace) -> int:
     """Go back to what was applied before."""
-    from nftbridge import firewalld
     from nftbridge.deployment import Deployment
     from nftbridge.engine import state_of
+    from nftbridge.firewalld import guard
     from nftbridge.report import kept_data, kept_name, kept_text, plan_data, summary
 
     state = state_of(target(options))
@@ -54,7 +54,7 @@ def rollback(options: Namespace) -> int:
     engine = Deployment.to_go_back(target(options), wanted(options), kept)
     if kept.host is not None:
         warn(engine.shortcomings(kept.host))
-    with firewalld.around(options.netns, engine.known, kept.host) as beside:
+    with guard.around(options.netns, engine.known, kept.host) as beside:
         done = engine.go_back(kept)
     if options.json:
         print_json(plan_data(done))

@@ -46,7 +46,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "nftables": ("nftbridge.nft.kernel",),
     "tomli_w": ("nftbridge.docker.show",),
     "http": ("nftbridge.docker.api",),
-    "pyroute2": ("nftbridge.conntrack.kernel", "nftbridge.lab", "nftbridge.netns"),
+    "pyroute2": ("nftbridge.conntrack.flows", "nftbridge.lab", "nftbridge.netns"),
     "jeepney": ("nftbridge.firewalld.bus",),
     "compat": (),  # the folder's name in the checkout; installed it is nftbridge.compat
     "tests": (),
@@ -165,7 +165,7 @@ def test_every_layer_exists() -> None:
         (
             "nftbridge.engine",
             "from pyroute2.netns import create",
-            "only for nftbridge.conntrack.kernel",
+            "only for nftbridge.conntrack.flows",
         ),
         ("nftbridge.cli", "import compat.lower", "only for nobody"),
         ("nftbridge.cli", "from tests import helper", "only for nobody"),
