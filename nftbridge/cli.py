@@ -218,15 +218,7 @@ def _bridges(parser: _Parser) -> None:
 def _question(parser: _Parser) -> None:
     """The packet to follow. Values are read later, so that all faults are told at once."""
     parser.add_argument("file", metavar="FILE", nargs="?", help=f"{_FILE}; optional with --live")
-    for option, dest, metavar, meaning in (
-        ("--in", "iif", "IF", "interface it comes in by: a bridge, an uplink, or host"),
-        ("--src", "source", "ADDRESS", "its source"),
-        ("--dst", "destination", "ADDRESS", "its destination, before any translation"),
-        ("--proto", "protocol", "PROTOCOL", "tcp, udp, sctp or icmp"),
-    ):
-        parser.add_argument(option, dest=dest, metavar=metavar, required=True, help=meaning)
-    parser.add_argument("--dport", metavar="PORT", help="destination port, not for icmp")
-    parser.add_argument("--out", metavar="IF", help="the way out, where the model has no route")
+    _add_packet(parser, required=True)
     parser.add_argument(
         "--host-address",
         action="append",
@@ -256,15 +248,20 @@ def _units(parser: _Parser) -> None:
 def _flow(parser: _Parser) -> None:
     """A host file, and the packet to ask about if it is not about everything."""
     parser.add_argument("file", metavar="FILE", nargs="?", help=f"{_FILE}; else as last applied")
+    _add_packet(parser, required=False)
+
+
+def _add_packet(parser: _Parser, *, required: bool) -> None:
+    """One packet; `required` is whether there must be one. Then it has these four at least."""
     for option, dest, metavar, meaning in (
-        ("--in", "iif", "IF", "ask about one packet: the interface it comes in by, or host"),
+        ("--in", "iif", "IF", "where the packet comes in: a bridge, an uplink, or host"),
         ("--src", "source", "ADDRESS", "its source"),
         ("--dst", "destination", "ADDRESS", "its destination, before any translation"),
         ("--proto", "protocol", "PROTOCOL", "tcp, udp, sctp or icmp"),
-        ("--dport", "dport", "PORT", "its destination port, not for icmp"),
-        ("--out", "out", "IF", "the way out, where the routes do not say it"),
     ):
-        parser.add_argument(option, dest=dest, metavar=metavar, help=meaning)
+        parser.add_argument(option, dest=dest, metavar=metavar, required=required, help=meaning)
+    parser.add_argument("--dport", metavar="PORT", help="its destination port, not for icmp")
+    parser.add_argument("--out", metavar="IF", help="its way out, where no route says it")
 
 
 def _engines(parser: _Parser) -> None:
