@@ -36,7 +36,7 @@ class Outcome:
 
 def warm() -> None:
     """Import now what every forked process would have to import; nothing of libnftables is run."""
-    for module in ("tomllib", "hashlib", "nftbridge.nft.backend", "nftbridge.compat.backend"):
+    for module in ("tomli", "hashlib", "nftbridge.nft.backend", "nftbridge.compat.backend"):
         importlib.import_module(module)
 
 
