@@ -67,7 +67,7 @@ class Outcome:
 def warm(*also: str) -> None:
     """Import now what every forked process would have to import; nothing of libnftables is run."""
     backends = ("nftbridge.nft.backend", "nftbridge.compat.backend")
-    for module in ("tomllib", "hashlib", *backends, *also):
+    for module in ("tomli", "hashlib", *backends, *also):
         importlib.import_module(module)
 
 
@@ -136,7 +136,9 @@ def restore(target: Target, *, with_firewalld: bool) -> Outcome:
         done = applying.restore(target, with_firewalld=with_firewalld)
     except NftbridgeError as error:
         return _failed(error, ())
-    return Outcome() if done is None else _of(done, done.beside.warnings)
+    if done is None:
+        return Outcome()
+    return _of(done, () if done.beside is None else done.beside.warnings)
 
 
 def _own(beside: Beside, found: Inspected, target: Target, wanted: str) -> _Own:
