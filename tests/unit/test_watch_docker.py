@@ -46,10 +46,12 @@ class Engine:
         }
         self.asked: list[str] = []
         self.listeners: list[socket.socket] = []
+        self._clients: list[socket.socket] = []
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(path)
         self._server.listen(100)
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def runs(self, name: str, last: int = 2, **keys: Any) -> None:
         """A container is there; its start is not told."""
@@ -70,9 +72,10 @@ class Engine:
 
     def close(self) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
         self._server.close()
-        for listener in self.listeners:
-            listener.close()
+        for client in self._clients:
+            client.close()
 
     def _serve(self) -> None:
         while True:
@@ -80,6 +83,7 @@ class Engine:
                 client, _ = self._server.accept()
             except OSError:
                 return
+            self._clients.append(client)
             self._answer(client)
 
     def _answer(self, client: socket.socket) -> None:
@@ -260,14 +264,11 @@ def test_one_container_that_gives_no_answer(
 ) -> None:
     """Docker lets a question about a container wait while it starts that."""
     monkeypatch.setattr(docker, "_PATIENCE_WITH_ONE", 0.1)
-    waiting: list[socket.socket] = []
-
     class Slow(Engine):
         def _answer(self, client: socket.socket) -> None:
             if b"slow-id" in client.recv(4096, socket.MSG_PEEK):
-                waiting.append(client)
-            else:
-                super()._answer(client)
+                return  # and nothing is said
+            super()._answer(client)
 
     slow = Slow(path)
     slow.runs("web")
