@@ -2,7 +2,8 @@
 
 It listens first and asks then, so that nothing is lost in between. When the connection is lost,
 what is known stays until the Engine has been listed anew; in the meantime it is looked for ever
-more rarely, and at once when its socket is made.
+more rarely, and at once when its socket is made. An Engine that ends takes its socket away first
+and still tells of its containers' ends: it is listened to until it hangs up.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Docker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hang_up()
+        self._ask_no_more()
+        self._listen_no_more()
         self._selector.close()
         self._paths.close()
 
@@ -160,6 +162,13 @@ class Docker:
         asked.late()
 
     def _hear(self, stream: Exchange, now: float) -> None:
+        try:
+            self._hear_more(stream, now)
+        except (UnavailableError, InputError):
+            self._listen_no_more()
+            raise
+
+    def _hear_more(self, stream: Exchange, now: float) -> None:
         waiting = stream.status is None
         stream.read()
         if waiting and stream.status is not None:
@@ -182,6 +191,7 @@ class Docker:
 
     def _greet(self, exchange: Exchange) -> None:
         self._name, self._prefix = api.greeting(_answer(exchange))
+        self._listen_no_more()
         self._events = Exchange(self._path, f"{self._prefix}{events.path(self._since)}")
         self._selector.register(self._events, selectors.EVENT_READ)
         self.peer = self._events.peer()
@@ -202,6 +212,8 @@ class Docker:
         return take
 
     def _ask_more(self, now: float) -> None:
+        if self._away:
+            return
         for question in self.ledger.to_ask(max(0, _AT_ONCE - len(self._asked))):
             self._ask_about(question, now)
 
@@ -243,17 +255,24 @@ class Docker:
             kept = "what was known last" if self.peer else "nothing"
             self._log.say(Level.WARNING, "docker", state="away", text=reason, kept=kept)
         self._news.away = self._away = True
-        self._hang_up()
+        self._ask_no_more()
+        if self._events is not None and self._events.status is None:
+            self._listen_no_more()
         self.ledger.again()
         self._delay = min(max(_FIRST_RETRY, 2 * self._delay), _LAST_RETRY)
         self._retry_at = now + self._delay
 
-    def _hang_up(self) -> None:
-        for exchange in (*self._asked, *([] if self._events is None else [self._events])):
+    def _ask_no_more(self) -> None:
+        for exchange in self._asked:
             self._selector.unregister(exchange)
             exchange.close()
         self._asked.clear()
-        self._events = None
+
+    def _listen_no_more(self) -> None:
+        if self._events is not None:
+            self._selector.unregister(self._events)
+            self._events.close()
+            self._events = None
 
 
 def _answer(exchange: Exchange) -> Item:

@@ -76,6 +76,7 @@ while read -r signal other; do
     # its containerd dies with it, and is to be buried before another one looks for that
     /bin/busybox sleep 0.5 &
     wait $!
+    read -r _
     start "$@"
 done
 kill $!
@@ -214,14 +215,31 @@ class Daemon:
 
         The process `meanwhile`, as `inside_pid` gives it, is killed in between.
         """
+        self.halt(signal, meanwhile)
+        self.start()
+
+    def halt(self, signal: str = "TERM", meanwhile: int = 1) -> None:
+        """End it, and then the process `meanwhile`."""
+        self._tell(f"{signal} {meanwhile}")
+        end = time.monotonic() + _PATIENCE
+        with suppress(OSError):
+            while time.monotonic() < end:
+                _call(self.socket, "GET", "/version")
+                time.sleep(0.02)
+
+    def start(self) -> None:
+        """Start another one in the place of one that was ended."""
         before = _pid(self.socket)
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{signal} {meanwhile}\n".encode())
-        self.process.stdin.flush()
+        self._tell("")
         end = time.monotonic() + _PATIENCE
         while _pid(self.socket) in (before, "") and time.monotonic() < end:
             time.sleep(0.02)
         _await(self.socket, self.process, self.socket.with_name("log"))
+
+    def _tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
 
     def rules(self, family: Family) -> str:
         """What it has programmed, as its own iptables-save prints it."""

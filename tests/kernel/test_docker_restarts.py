@@ -53,6 +53,24 @@ def test_containers_end_with_the_daemon_and_some_come_back(
             assert site.silent(18301)
 
 
+def test_what_ends_with_the_daemon_is_closed_before_that_comes_back(
+    release: str, tmp_path: Path
+) -> None:
+    with engine(release, "--userland-proxy=false") as docker:
+        site = beside(docker, tmp_path)
+        ports = range(18331, 18335)
+        for port in ports:
+            docker.run(f"c{port}", "front", {"80/tcp": [str(port)]})
+        with site.watching() as watch:
+            assert site.answers("c18331", 18331)
+            docker.halt()
+            watch.wait_for(lambda: not any(map(site.publishes, ports)))
+            docker.start()
+            docker.post("/containers/c18332/start")
+            assert site.answers("c18332", 18332)
+            assert all(map(site.silent, (18331, 18333, 18334)))
+
+
 @pytest.mark.parametrize("signal", ["TERM", "KILL"])
 def test_containers_that_outlive_the_daemon_or_end_meanwhile(
     release: str, tmp_path: Path, signal: str

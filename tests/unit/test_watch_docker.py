@@ -195,6 +195,31 @@ def test_a_stream_that_is_cut(engine: Engine, watched: Watched, rest: bytes) -> 
     assert watched.gone == 1
 
 
+def test_an_engine_that_ends_is_listened_to_until_it_hangs_up(
+    path: str, engine: Engine, watched: Watched
+) -> None:
+    """Its socket is gone by then, so that there is nobody to ask."""
+    for name, last in (("first", 2), ("second", 3), ("third", 4)):
+        engine.runs(name, last)
+    watched.ready()
+    Path(path).unlink()
+    engine.tells("rename", "first")
+    watched.away()
+    assert watched.names() == ["first", "second", "third"]
+    engine.tells("die", "first")
+    engine.tells("die", "second")
+    watched.until(lambda: watched.names() == ["third"])
+    engine.hang_up()
+    late = Engine(path)
+    late.runs("next", 5)
+    watched.ready()
+    assert watched.names() == ["next"]
+    assert watched.log.getvalue().count('"away"') == 1
+    late.tells("die", "next")
+    watched.until(lambda: watched.names() == [])
+    late.close()
+
+
 @pytest.mark.parametrize("line", [b"nonsense\n", b"\xff\xfe\n", b'{"Type": 7}\n', b"[]\n"])
 def test_nonsense_among_the_events(engine: Engine, watched: Watched, line: bytes) -> None:
     watched.ready()
@@ -264,6 +289,7 @@ def test_one_container_that_gives_no_answer(
 ) -> None:
     """Docker lets a question about a container wait while it starts that."""
     monkeypatch.setattr(docker, "_PATIENCE_WITH_ONE", 0.1)
+
     class Slow(Engine):
         def _answer(self, client: socket.socket) -> None:
             if b"slow-id" in client.recv(4096, socket.MSG_PEEK):
