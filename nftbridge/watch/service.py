@@ -31,8 +31,13 @@ _GENERATIONS = 1 << 32
 _PATIENCE = 10.0  # seconds that a process which applies has to come to its end when we end
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONLY_RULES, _ONLY_FIREWALLD = frozenset((Reason.RULES,)), frozenset((Reason.FIREWALLD,))
-_OF_DOCKER = ("nftbridge.conntrack.kernel", "pyroute2", "pyroute2.netlink.nfnetlink.nfctsocket")
-"""Wanted whenever a container ends, and slow to import."""
+_OF_DOCKER = (
+    "nftbridge.conntrack.flows",
+    "pyroute2",
+    "pyroute2.netlink.exceptions",
+    "pyroute2.netlink.nfnetlink.nfctsocket",
+)
+"""Wanted when a container ends that had connections, and slow to import."""
 
 _IPTABLES = ("raw", "mangle", "filter", "nat")
 

@@ -67,7 +67,7 @@ class Outcome:
 def warm(*also: str) -> None:
     """Import now what every forked process would have to import; nothing of libnftables is run."""
     backends = ("nftbridge.nft.backend", "nftbridge.compat.backend")
-    for module in ("tomli", "hashlib", *backends, *also):
+    for module in ("tomli", "hashlib", *backends, "nftbridge.firewalld.guard", *also):
         importlib.import_module(module)
 
 

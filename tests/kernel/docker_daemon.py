@@ -25,7 +25,7 @@ from typing import Any
 from nftbridge.docker.api import UnixConnection
 from nftbridge.lab import namespaces
 from nftbridge.model import Family
-from nftbridge.netns import inside
+from nftbridge.netns import FORWARDING, inside
 from tests.kernel.debian import NotAvailable, unpacked
 
 SUITES = {"20.10": "bookworm", "28.5": "sid"}
@@ -429,6 +429,7 @@ def _namespaces() -> Generator[tuple[str, str]]:
         for name in (host, outside):
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
+            _forward_nothing(name)
         _ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "eth0", "netns", outside)
         for name, addresses in ((host, HOST), (outside, OUTSIDE)):
             _ip("-n", name, "address", "add", f"{addresses[Family.IPV4]}/24", "dev", "eth0")
@@ -441,6 +442,13 @@ def _namespaces() -> Generator[tuple[str, str]]:
         yield host, outside
     finally:
         namespaces.remove_all(prefix)
+
+
+def _forward_nothing(netns: str) -> None:
+    """As a machine is at first; a new namespace may be as this machine is."""
+    with inside(netns):
+        for switch in FORWARDING.values():
+            switch.write_text("0")
 
 
 def _ip(*arguments: str) -> None:

@@ -46,23 +46,25 @@ class Site:
     docker: Daemon
     folder: Path
     proxy: bool = False
+    backend: str = "auto"
 
     @property
     def file(self) -> Path:
         return self.folder / "host.toml"
 
-    def command(self, *more: str, beside: bool = True) -> list[str]:
+    def command(self, *, beside: bool = True) -> list[str]:
         file = [str(self.file)] if beside else []
         watch = [sys.executable, "-m", "nftbridge", "watch", *file, "--json"]
-        return [*watch, f"--docker={self.docker.socket}", *self.place(), *more]
+        return [*watch, f"--docker={self.docker.socket}", *self.place()]
 
     def place(self) -> tuple[str, ...]:
-        return ("--netns", self.docker.netns, "--state-dir", str(self.folder / "state"))
+        state = ("--state-dir", str(self.folder / "state"), "--backend", self.backend)
+        return ("--netns", self.docker.netns, *state)
 
     @contextmanager
-    def watching(self, *more: str, beside: bool = True) -> Generator[Watch]:
+    def watching(self, *, beside: bool = True) -> Generator[Watch]:
         """The service; at the end the kernel has to hold what a fresh import says."""
-        with watching(self.command(*more, beside=beside)) as watch:
+        with watching(self.command(beside=beside)) as watch:
             yield watch
             if watch.process.poll() is None:
                 self.check_settled()
@@ -92,9 +94,9 @@ class Site:
         return run("plan", "-", *self.place(), given=host)
 
     def rows(self) -> str:
-        """Our table."""
+        """All rules: our table, or the tables of iptables-nft."""
         place = f"--net={DIRECTORY / self.docker.netns}"
-        command = ["nsenter", place, "nft", "--stateless", "list", "table", "inet", "nftbridge"]
+        command = ["nsenter", place, "nft", "--stateless", "list", "ruleset"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def status(self) -> str:

@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Generator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,33 @@ def test_networks_come_and_go(site: Site) -> None:
             watch.wait_for(lambda: "br-new" not in site.rows())
 
 
+def test_a_network_whose_containers_are_apart(site: Site) -> None:
+    docker = site.docker
+    docker.network("apart", "172.22.0.0/16", options={"bridge.enable_icc": "false"})
+    try:
+        with site.watching():
+            docker.run("web", "apart", {"80/tcp": ["18125"]})
+            docker.run("neighbour", "apart")
+            assert site.answers("web", 18125)
+            assert http(docker.namespace("neighbour"), site.address("web", "apart"), 80) is None
+    finally:
+        for name in docker.names():
+            docker.remove(name)
+        docker.remove_network("apart")
+
+
+def test_with_iptables(site: Site) -> None:
+    docker = site.docker
+    site = replace(site, backend="iptables")
+    with site.watching() as watch:
+        docker.run("web", "front", {"80/tcp": ["18126"]})
+        assert site.answers("web", 18126)
+        docker.remove("web")
+        watch.wait_for(lambda: not site.publishes(18126))
+        docker.run("next", "front")
+        assert site.silent(18126)
+
+
 def test_what_has_no_place_is_said_once_and_the_rest_is_done(site: Site) -> None:
     docker = site.docker
     with site.watching() as watch:
@@ -167,7 +195,7 @@ def test_a_killed_watcher_and_the_next_one(site: Site) -> None:
 
 
 def test_a_burst_is_a_few_transactions(site: Site) -> None:
-    docker, ports = site.docker, range(18200, 18230)
+    docker, ports = site.docker, range(18200, 18250)
     for port in ports:
         docker.create(f"c{port}", "front", {"80/tcp": [str(port)]})
     with site.watching() as watch:
