@@ -272,19 +272,23 @@ class Engine:
                     incremental.exchange(plan.removed, plan.added)
             except KernelRefusedError as refusal:
                 plan = self._install(host(), plan, refusal)
-        return cut_off(plan, gone, self._target)
+            done = cut_off(plan, gone, self._target)
+        return done  # noqa: RET504  when it is on record
 
     def _go_long(self, host: Host, record: _Record, start: int | None) -> Plan:
         """Look at the kernel, and change what is not as `host` declares it."""
         others = self._others()
         observed = self._observe(host)
         plan = self._way_to(host, observed)
-        gone = self._revoked_since(self._state.applied() if plan else None, host, plan)
+        cut_short = bool(self._state.pending())  # maybe between the rules and the flows
+        held = self._state.applied() if plan or cut_short else None
+        gone = self._revoked_since(held, host, plan, whole=cut_short or bool(plan.install))
         with self._recorded(record, start, commits=int(bool(plan)), anyway=bool(others)):
             if plan:
                 plan = self._bring_to(host, observed, plan)
             kept = self._remove_others(others)  # until then both decide, the stricter one counts
-        return cut_off(replace(plan, kept=kept), gone, self._target)
+            done = cut_off(replace(plan, kept=kept), gone, self._target)
+        return done  # noqa: RET504  as above
 
     def _revoked(self, plan: Plan, host: Callable[[], Host]) -> Revoked:
         """What a change of rows takes away; `plan` has the networks that differ, as they were."""
@@ -297,13 +301,13 @@ class Engine:
         whole = self._state.applied() if networks else None
         return found if whole is None else self._judged(found, whole, host(), networks)
 
-    def _revoked_since(self, held: Host | None, host: Host, plan: Plan) -> Revoked:
-        """What `plan` takes away, and the way from the last apply if rows were lost since."""
+    def _revoked_since(self, held: Host | None, host: Host, plan: Plan, *, whole: bool) -> Revoked:
+        """What `plan` takes away; if that is not the `whole` way from the last apply, that too."""
         left = departed(held, host, plan.removed)
         found = revoked(plan.removed, plan.added, tcp=host.cut_revoked, left=left)
         if held is None:
             return found
-        if plan.install:  # what is observed then says little of what was let through before
+        if whole:  # what is observed then says little of what was let through before
             way = compare(self._backend.rows(held), self._backend.rows(host))
             removed, added = merged(way.removed, plan.removed), merged(way.added, plan.added)
             found = revoked(removed, added, tcp=host.cut_revoked, left=left)
@@ -466,8 +470,11 @@ class Engine:
 
 
 def cut_off(plan: Plan, gone: Revoked, target: Target) -> Plan:
-    """End the connections that `gone` concerns, after the rules are in: `plan` says how it went."""
-    if not plan or not gone:
+    """End the connections that `gone` concerns, after the rules are in: `plan` says how it went.
+
+    To be called before it is recorded that they are: whoever dies in between leaves it to the next.
+    """
+    if not gone:
         return plan
     from nftbridge.conntrack import kernel
 

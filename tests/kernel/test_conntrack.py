@@ -123,6 +123,10 @@ def nothing(*_: object) -> kernel.Ended:
     return kernel.Ended()
 
 
+def die(*_: object) -> kernel.Ended:
+    raise SystemExit
+
+
 @FAMILIES
 def test_a_port_moves_to_another_container(place: Site, family: Family) -> None:
     """The same socket, before and after: answered by the one, then by the other."""
@@ -148,6 +152,22 @@ def test_without_the_end_of_flows_it_would_go_on(
     monkeypatch.setattr(kernel, "end", nothing)
     place.apply(two([], [UDP]))
     assert client.ask() == "one"
+
+
+@FAMILIES
+def test_who_dies_between_rules_and_flows_leaves_the_flows_to_the_next(
+    place: Site, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.apply(two([UDP]))
+    client = Client(place, OUTSIDE, place.lab.address(HOST, family), 5353)
+    assert client.ask() == "one"
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "end", die)
+        with pytest.raises(SystemExit):
+            place.apply(two([], [UDP]))
+    assert client.ask() == "one"
+    assert place.apply(two([], [UDP])).ended >= 1
+    assert client.ask() == "two"
 
 
 @FAMILIES
