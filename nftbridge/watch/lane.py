@@ -19,6 +19,7 @@ class Reason(Enum):
     FILE = "file"
     RULES = "rules"
     FIREWALLD = "firewalld"
+    TRIAL = "trial"
 
 
 QUIET = {Reason.FILE: 0.02, Reason.RULES: 0.005}

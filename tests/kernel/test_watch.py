@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -129,6 +130,79 @@ def test_an_apply_by_hand_stays_and_so_does_a_remove(place: Place) -> None:
         watch.until("applied", reason="reload")
         assert watch.count("restored") == 1
         assert place.holds("8080")
+
+
+@pytest.fixture
+def trial(place: Place) -> Generator[Callable[[str], Path]]:
+    """Applies a host with another port on trial; the folder where that is on record."""
+
+    def begin(seconds: str) -> Path:
+        other = place.file.parent.parent / "trial.toml"
+        other.write_text(EXAMPLE.read_text().replace("8080:80", "8095:80"))
+        done = place.run("apply", "--confirm", seconds, str(other))
+        assert done.returncode == 0, done.stderr
+        (record,) = place.state.rglob("trial.json")
+        return record.parent
+
+    yield begin
+    for record in place.state.rglob("trial.json"):  # no watchdog outlives its test
+        os.kill(json.loads(record.read_text())["watchdog"][0], signal.SIGTERM)
+        wait_for(lambda file=record: not file.exists())  # type: ignore[misc]
+
+
+def test_during_a_trial_the_file_waits_for_its_confirmation(
+    place: Place, trial: Callable[[str], Path]
+) -> None:
+    with watching(place.watch()) as watch:
+        trial("60")
+        place.edit("8080:80", "8096:80")
+        assert "not confirmed, and goes back at" in watch.until("held")["text"]
+        watch.say(signal.SIGHUP)
+        watch.until("reloaded")
+        place.nft("flush", "ruleset")
+        watch.until("restored", reason="rules")  # what is on trial is guarded, too
+        assert (place.holds("8095"), place.holds("8096")) == (True, False)
+        assert place.run("confirm").returncode == 0
+        watch.until("applied", reason="trial")
+        assert (place.holds("8095"), place.holds("8096")) == (False, True)
+        assert (watch.count("held"), watch.count("rejected"), watch.count("failed")) == (1, 0, 0)
+
+
+def test_after_a_trial_was_undone_the_file_waits_until_it_changes_again(
+    place: Place, trial: Callable[[str], Path]
+) -> None:
+    with watching(place.watch()) as watch:
+        folder = trial("2")
+        place.edit("8080:80", "8096:80")
+        watch.until("held")
+        wait_for(lambda: not (folder / "trial.json").exists())
+        assert "undone" in watch.until("held")["text"]
+        assert (place.holds("8080"), place.holds("8096")) == (True, False)
+        place.edit("8096:80", "8097:80")
+        watch.until("applied", reason="file")
+        assert place.holds("8097")
+
+
+def test_what_was_undone_is_not_applied_by_a_new_service(
+    place: Place, trial: Callable[[str], Path]
+) -> None:
+    assert place.run("apply", str(place.file)).returncode == 0
+    folder = trial("60")
+    assert place.run("rollback").returncode == 0
+    assert (folder / "undone.json").exists()
+    place.edit("8080:80", "8095:80")
+    with watching(place.watch(), wait=False) as watch:
+        assert "undone" in watch.until("held")["text"]
+        watch.until("ready")
+        watch.say(signal.SIGHUP)
+        watch.until("reloaded")
+        assert (place.holds("8080"), place.holds("8095")) == (True, False)
+        assert place.run("apply", str(place.file)).returncode == 0  # somebody insists
+        assert place.holds("8095")
+        watch.say(signal.SIGHUP)
+        watch.until("reloaded")
+        assert watch.count("held") == 1
+        assert place.holds("8095")
 
 
 def write_in_place(place: Place) -> None:
