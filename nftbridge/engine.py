@@ -16,7 +16,7 @@ from nftbridge import netns as namespaces
 from nftbridge.backend import Backend, Observation
 from nftbridge.choice import Choice, Target, choose
 from nftbridge.config import Source
-from nftbridge.conntrack.revoked import Revoked, departed, merged, reshaped, revoked
+from nftbridge.conntrack.revoked import Revoked, departed, either, merged, reshaped, revoked
 from nftbridge.difference import Document, difference, stands_apart
 from nftbridge.effects import forwarded_families, may_lack_effects, missing_effects
 from nftbridge.errors import (
@@ -283,6 +283,8 @@ class Engine:
         cut_short = bool(self._state.pending())  # maybe between the rules and the flows
         held = self._state.applied() if plan or cut_short else None
         gone = self._revoked_since(held, host, plan, whole=cut_short or bool(plan.install))
+        if plan and held is not None and (plan.install or held == host):
+            gone = self._intruded(gone, host)
         with self._recorded(record, start, commits=int(bool(plan)), anyway=bool(others)):
             if plan:
                 plan = self._bring_to(host, observed, plan)
@@ -323,6 +325,13 @@ class Engine:
 
         before, after = (settled(host, self._target.netns) for host in (held, wanted))
         return replace(found, judge=judgement(before, after, networks))
+
+    def _intruded(self, found: Revoked, wanted: Host) -> Revoked:
+        """`found`, with an eye on what came in while others had changed our rules."""
+        from nftbridge.conntrack.judge import intrusion
+
+        judges = (found.judge, intrusion(settled(wanted, self._target.netns)))
+        return replace(found, judge=either(judges), tcp=wanted.cut_revoked)
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:

@@ -1,4 +1,7 @@
-"""Flows of networks that are another kind now, judged by what the rules make of a first packet."""
+"""Flows judged by what the rules make of a first packet.
+
+Those of networks that are another kind now, and those that nobody knows by what rules they came.
+"""
 
 from __future__ import annotations
 
@@ -41,16 +44,44 @@ def judgement(held: Host, wanted: Host, networks: Iterable[Network]) -> Judgemen
         ends = [ip_address(a) for a in (flow.source, flow.destination, flow.reply_source)]
         if not any(_within(end, subnets) for end in ends):
             return False
-        # where a packet from afar comes from is of no interest to the rules, but for link-local
-        afar = links.interface(flow.source) == "" and not links.is_own(flow.source)
-        source = ends[0].is_link_local if afar and not _within(ends[0], subnets) else flow.source
-        key = (source, flow.destination, flow.protocol, flow.port)
+        source, destination = (_place(end, subnets, links) for end in ends[:2])
+        key = (source, destination, flow.protocol, flow.port)
         if key not in known:
             then, now = before.outcome(flow, links), after.outcome(flow, links)
             known[key] = then is not None and then != now
         return known[key]
 
     return otherwise
+
+
+def intrusion(wanted: Host) -> Judgement:
+    """Tells whether a flow came in while `wanted` was not in force, as far as one can tell.
+
+    That is one that no rule of ours has translated, and that they drop or translate. `wanted`
+    is whole, and its `wsl2_mirrored` is settled.
+    """
+    subnets = tuple(subnet for network in wanted.networks for subnet in network.subnets)
+    rules = _Rules(wanted)
+    known: dict[tuple[object, ...], bool] = {}
+
+    def is_none_of_theirs(flow: Flow, links: Links) -> bool:
+        ends = ip_address(flow.source), ip_address(flow.destination)
+        to_the_host = links.is_own(flow.destination)
+        if flow.translated or not (to_the_host or any(_within(end, subnets) for end in ends)):
+            return False
+        key = (*(_place(end, subnets, links) for end in ends), flow.protocol, flow.port)
+        if key not in known:
+            now = rules.outcome(flow, links)
+            known[key] = now is None or now[:2] != (ends[1], flow.port)
+        return known[key]
+
+    return is_none_of_theirs
+
+
+def _place(address: Address, subnets: tuple[Prefix, ...], links: Links) -> Address | bool:
+    """The address, or of one that is far off all that the rules may ask: if it is link-local."""
+    near = links.interface(address.packed) or links.is_own(address.packed)
+    return address if near or _within(address, subnets) else address.is_link_local
 
 
 @dataclass(slots=True)
