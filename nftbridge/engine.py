@@ -224,21 +224,26 @@ class Engine:
                     incremental.exchange(plan.removed, plan.added)
             except KernelRefusedError as refusal:
                 plan = self._install(host(), plan, refusal)
-        return cut_off(plan, gone, self._target.netns)
+            done = cut_off(plan, gone, self._target.netns)
+        return done  # noqa: RET504  when it is on record
 
     def _go_long(self, host: Host, record: Record, start: int | None) -> Plan:
         """Look at the kernel, and change what is not as `host` declares it."""
         others = self._others()
         observed = self._observe(host)
         plan = self._way_to(host, observed)
-        held = self._state.applied() if plan else None
-        gone = revoked_since(held, host, plan, self._backend.rows, self._target.netns)
+        cut_short = bool(self._state.pending())  # maybe between the rules and the flows
+        held = self._state.applied() if plan or cut_short else None
+        rows = self._backend.rows if cut_short or plan.install else None
+        netns = self._target.netns
+        gone = revoked_since(held, host, plan, rows, netns)
         with self._recorder.around(record, start, commits=int(bool(plan)), anyway=bool(others)):
             if plan:
                 plan = self._bring_to(host, observed, plan)
             # until then both decide, the stricter one counts
             kept = takeover.remove(others, self._backend, self.known)
-        return cut_off(replace(plan, kept=kept), gone, self._target.netns)
+            done = cut_off(replace(plan, kept=kept), gone, netns)
+        return done  # noqa: RET504  as above
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:

@@ -29,8 +29,12 @@ class Declared(Protocol):
         """Whether all of it has been said, so that it can be applied."""
         ...
 
-    def apply(self, target: Target, wanted: str) -> Outcome:
-        """Bring the kernel to it; run in a process of its own."""
+    def apply(self, target: Target, wanted: str, *, undone: bool) -> Outcome:
+        """Bring the kernel to it; run in a process of its own.
+
+        Not while another apply is on trial. `undone` says that nothing else has happened but the
+        end of that.
+        """
         ...
 
     def settled(self, outcome: Outcome) -> None:
@@ -53,9 +57,17 @@ class OfFile:
         """It can be read at any time."""
         return True
 
-    def apply(self, target: Target, wanted: str) -> Outcome:
-        """As the file is now."""
-        return work.apply(self.file, target, wanted)
+    def apply(self, target: Target, wanted: str, *, undone: bool) -> Outcome:
+        """As the file is now; but what was on trial and undone waits until the file changes."""
+        if held := self._hold(target, undone=undone):
+            return held
+        outcome = work.apply(self.file, target, wanted)
+        if outcome.rejected:  # maybe since somebody has begun a trial right now
+            return self._hold(target, undone=undone) or outcome
+        return outcome
+
+    def _hold(self, target: Target, *, undone: bool) -> Outcome | None:
+        return work.hold(target) or work.hold_undone(target, self.file, ended=undone)
 
     def settled(self, outcome: Outcome) -> None:
         """Nothing of it is wanted the next time."""
@@ -81,10 +93,16 @@ class OfDocker:
         self._known = self._known or self.docker.ledger.complete
         return self._known
 
-    def apply(self, target: Target, wanted: str) -> Outcome:
-        """As Docker is known now, and as the file is, or was when it was good."""
+    def apply(self, target: Target, wanted: str, *, undone: bool) -> Outcome:  # noqa: ARG002
+        """As Docker is known now, and as the file is, or was when it was good.
+
+        However a trial has ended: it was about what Docker had when it began.
+        """
+        if held := work.hold(target):
+            return held
         ledger, beside = self.docker.ledger, Beside(self.file, self._good)
-        return work.apply_docker(ledger.inspected(), ledger.unread(), beside, target, wanted)
+        outcome = work.apply_docker(ledger.inspected(), ledger.unread(), beside, target, wanted)
+        return (work.hold(target) or outcome) if outcome.error else outcome
 
     def settled(self, outcome: Outcome) -> None:
         """What was good in the file is wanted when it is not any more."""

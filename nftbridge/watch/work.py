@@ -13,6 +13,7 @@ from nftbridge.choice import Target
 from nftbridge.docker import names
 from nftbridge.docker.host import Inspected, clashes, joined
 from nftbridge.docker.networks import ID_SHOWN
+from nftbridge.engine import state_of
 from nftbridge.errors import InputError, NftbridgeError, Problem
 from nftbridge.model import Host
 from nftbridge.model.parts import Protection
@@ -48,6 +49,7 @@ class Outcome:
     `done` says what was changed, "" nothing; `place` and `backend` what was programmed, "" nothing
     is on record. `rejected` is what is wrong with the host file of that `digest`: then what was
     applied before was put back. `error` is anything else that went wrong, with its `exit_status`.
+    `held` says why the host file was left alone.
     `own` is what the host file beside Docker's networks holds, as JSON, to fall back on.
     """
 
@@ -59,6 +61,7 @@ class Outcome:
     digest: str = ""
     error: str = ""
     exit_status: int = 0
+    held: str = ""
     own: str = ""
 
     SOFTWARE_FAILURE: ClassVar[int] = 70  # EX_SOFTWARE of sysexits.h
@@ -84,6 +87,36 @@ def apply(file: str, target: Target, wanted: str) -> Outcome:
     except NftbridgeError as error:
         return _failed(error, warnings)
     return _of(done, warnings)
+
+
+def hold(target: Target) -> Outcome | None:
+    """Put back what was applied last, if that waits to be confirmed; None if not."""
+    trial = state_of(target).trial()
+    return None if trial is None else _held(target, f"the last apply is {trial}")
+
+
+def hold_undone(target: Target, file: str, *, ended: bool) -> Outcome | None:
+    """The same if `file` says what was on trial and was undone; None if not.
+
+    `ended` tells that the trial has ended just now: if it was undone, the file has to change in
+    any case.
+    """
+    before = state_of(target).undone()
+    if before is None or not (ended or _declares(file, before)):
+        return None
+    why = f"it was applied on trial and undone: change it, or `nftbridge apply {file}`"
+    return _held(target, why)
+
+
+def _held(target: Target, why: str) -> Outcome:
+    return replace(restore(target, with_firewalld=True), held=why)
+
+
+def _declares(file: str, host: Host) -> bool:
+    try:
+        return config.load(file).host == host
+    except InputError:
+        return False
 
 
 def apply_docker(

@@ -179,7 +179,7 @@ class Daemon:
         return [one["Names"][0].removeprefix("/") for one in found]
 
     def remove_network(self, name: str) -> None:
-        """Take a network away."""
+        """Take a network away, which nobody is in."""
         _call(self.socket, "DELETE", f"/networks/{name}")
 
     def remove(self, container: str) -> None:
