@@ -76,8 +76,8 @@ while read -r signal other; do
     # its containerd dies with it, and is to be buried before another one looks for that
     /bin/busybox sleep 0.5 &
     wait $!
-    read -r _
-    start "$@"
+    read -r more
+    start "$@" $more
 done
 kill $!
 wait $!
@@ -227,10 +227,10 @@ class Daemon:
                 _call(self.socket, "GET", "/version")
                 time.sleep(0.02)
 
-    def start(self) -> None:
-        """Start another one in the place of one that was ended."""
+    def start(self, *options: str) -> None:
+        """Start another one in the place of one that was ended, with these options besides."""
         before = _pid(self.socket)
-        self._tell("")
+        self._tell(" ".join(options))
         end = time.monotonic() + _PATIENCE
         while _pid(self.socket) in (before, "") and time.monotonic() < end:
             time.sleep(0.02)

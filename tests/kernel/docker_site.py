@@ -29,11 +29,13 @@ _FOUND = 3  # an exit status that no program has by accident
 
 
 @contextmanager
-def engine(release: str, *options: str, iptables: bool = True) -> Generator[Daemon]:
-    """A daemon without a firewall of its own, or the test is skipped."""
+def engine(
+    release: str, *options: str, iptables: bool = True, firewall: bool = False
+) -> Generator[Daemon]:
+    """A daemon, without a `firewall` of its own unless told; or the test is skipped."""
+    without = () if firewall else WITHOUT_RULES
     try:
-        context = daemon(release, *WITHOUT_RULES, *options, iptables=iptables)
-        with context as found:
+        with daemon(release, *without, *options, iptables=iptables) as found:
             yield found
     except NotAvailable as reason:
         pytest.skip(f"Docker {release}: {reason}")

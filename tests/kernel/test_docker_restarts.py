@@ -5,6 +5,7 @@ With Docker 20.10; `./run test-docker` does the same with 28.5.
 
 from __future__ import annotations
 
+import re
 import statistics
 import threading
 import time
@@ -16,7 +17,7 @@ from nftbridge.docker import events
 from nftbridge.docker.wire import Exchange
 from nftbridge.model import Family
 from tests.kernel.docker_daemon import HOST, Daemon, http
-from tests.kernel.docker_site import WITHOUT_PROXY, Site, engine, finds
+from tests.kernel.docker_site import WITHOUT_PROXY, WITHOUT_RULES, Site, engine, finds, run
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
 
@@ -110,6 +111,28 @@ def test_names_where_docker_finds_no_iptables(release: str, tmp_path: Path) -> N
             docker.post("/containers/web/restart?t=0")
             assert finds(site, "web", "early")
             assert watch.count("named") > 1
+
+
+def test_there_and_back(release: str, tmp_path: Path) -> None:
+    """As README says it, less what systemd does; a flush stands for booting the machine."""
+    with engine(release, firewall=True) as docker:
+        site = Site(docker, tmp_path, proxy=True)
+        docker.run("web", "bridge", {"80/tcp": ["18341"]}, policy="always")
+        assert site.answers("web", 18341)
+        docker.halt()
+        site.flush()
+        run("baseline", "--bridge", "docker0", "--bridge", "br-*", *site.place())
+        with site.waiting(site.command(beside=False)) as watch:
+            watch.until("docker", state="away")
+            docker.start(*WITHOUT_RULES)
+            watch.until("ready")
+            assert site.answers("web", 18341)
+            assert re.findall(r"^table (.*) {", site.rows(), re.MULTILINE) == ["inet nftbridge"]
+            site.check_settled()
+        docker.restart()
+        assert "removed" in run("remove", "--all", *site.place())
+        assert site.answers("web", 18341)
+        assert "inet nftbridge" not in site.rows()
 
 
 def test_with_docker_s_proxy_and_without_a_file(release: str, tmp_path: Path) -> None:
