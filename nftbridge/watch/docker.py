@@ -31,6 +31,12 @@ _PATIENCE_WITH_LISTINGS = 30.0
 _PATIENCE_WITH_ONE = 5.0
 """Seconds for an answer."""
 
+_SILENCE = 0.5
+"""Seconds without an answer after which others need not wait for Docker, as we do.
+
+systemd may hold its socket before it is started, and start it only after us.
+"""
+
 _FIRST_RETRY, _LAST_RETRY = 0.05, 10.0
 _RETRY_ONE = 5.0
 _TOO_MANY = 1000
@@ -41,7 +47,10 @@ _OK, _NOT_FOUND = 200, 404
 
 @dataclass(slots=True)
 class News:
-    """What has come of it: `gone` is something that must not be reachable any more."""
+    """What has come of it: `gone` is something that must not be reachable any more.
+
+    `away` is an Engine that is not there, or says nothing.
+    """
 
     gone: bool = False
     changed: bool = False
@@ -76,6 +85,7 @@ class Docker:
         self._delay = 0.0
         self._retry_at: float | None = 0.0
         self._retry_refused_at: float | None = None
+        self._silent_at: float | None = None
         self._news = News()
         self._fresh: set[str] = set()
 
@@ -95,7 +105,8 @@ class Docker:
     def due(self) -> float | None:
         """When `progress` is to be called though nothing has come, in seconds of time.monotonic."""
         times = [asked.deadline for asked in self._asked.values()]
-        times += [at for at in (self._retry_at, self._retry_refused_at) if at is not None]
+        more = (self._retry_at, self._retry_refused_at, self._silent_at)
+        times += [at for at in more if at is not None]
         return min(times, default=None)
 
     def progress(self) -> News:
@@ -133,7 +144,11 @@ class Docker:
             self.ledger.retry()
         if self._retry_at is not None and self._retry_at <= now:
             self._retry_at = None
+            self._silent_at = now + _SILENCE
             self._ask("/version", self._greet, now)
+        if self._silent_at is not None and self._silent_at <= now:
+            self._silent_at = None
+            self._news.away = True
 
     def _read(self, exchange: Exchange, now: float) -> None:
         if exchange is self._events:
@@ -191,6 +206,7 @@ class Docker:
 
     def _greet(self, exchange: Exchange) -> None:
         self._name, self._prefix = api.greeting(_answer(exchange))
+        self._silent_at = None
         self._listen_no_more()
         self._events = Exchange(self._path, f"{self._prefix}{events.path(self._since)}")
         self._selector.register(self._events, selectors.EVENT_READ)
@@ -255,6 +271,7 @@ class Docker:
             kept = "what was known last" if self.peer else "nothing"
             self._log.say(Level.WARNING, "docker", state="away", text=reason, kept=kept)
         self._news.away = self._away = True
+        self._silent_at = None
         self._ask_no_more()
         if self._events is not None and self._events.status is None:
             self._listen_no_more()

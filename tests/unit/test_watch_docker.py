@@ -84,9 +84,9 @@ class Engine:
             except OSError:
                 return
             self._clients.append(client)
-            self._answer(client)
+            self.answer(client)
 
-    def _answer(self, client: socket.socket) -> None:
+    def answer(self, client: socket.socket) -> None:
         what = client.recv(4096).decode().split()[1]
         self.asked.append(what)
         if "/events" in what:
@@ -123,7 +123,7 @@ class Watched:
     def __init__(self, path: str) -> None:
         self.log = io.StringIO()
         self.docker = Docker(path, Log(self.log, as_json=True))
-        self.gone = self.changed = 0
+        self.gone = self.changed = self.absent = 0
 
     def until(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + _PATIENCE
@@ -132,6 +132,7 @@ class Watched:
             news = self.docker.progress()
             self.gone += news.gone
             self.changed += news.changed
+            self.absent += news.away
             time.sleep(0.001)
 
     def ready(self) -> None:
@@ -291,10 +292,10 @@ def test_one_container_that_gives_no_answer(
     monkeypatch.setattr(docker, "_PATIENCE_WITH_ONE", 0.1)
 
     class Slow(Engine):
-        def _answer(self, client: socket.socket) -> None:
+        def answer(self, client: socket.socket) -> None:
             if b"slow-id" in client.recv(4096, socket.MSG_PEEK):
                 return  # and nothing is said
-            super()._answer(client)
+            super().answer(client)
 
     slow = Slow(path)
     slow.runs("web")
@@ -314,6 +315,26 @@ def test_an_engine_that_comes_later(path: str, watched: Watched) -> None:
     watched.ready()
     assert watched.log.getvalue().count('"away"') == 1
     late.close()
+
+
+def test_a_socket_that_nobody_serves_yet(path: str, watched: Watched) -> None:
+    """systemd's: Docker may be started only when we no longer make others wait."""
+    held: list[socket.socket] = []
+
+    class Early(Engine):
+        def answer(self, client: socket.socket) -> None:
+            if watched.absent:
+                super().answer(client)
+            else:
+                held.append(client)
+
+    early = Early(path)
+    watched.until(lambda: watched.absent == 1)
+    for client in held:
+        Engine.answer(early, client)
+    watched.ready()
+    assert "away" not in watched.log.getvalue()
+    early.close()
 
 
 def test_nobody_to_ask(path: str) -> None:
