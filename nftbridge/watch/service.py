@@ -185,7 +185,8 @@ class Service:
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
             self._end = 0
         elif numbers:
-            self._manager.reloading()
+            if self._declared.known:
+                self._manager.reloading()
             self._ask(Reason.RELOAD)
 
     def _trial_changed(self) -> None:
