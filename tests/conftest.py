@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "nftbridge"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Which Docker the tests of `nftbridge watch --docker` are about."""
-    parser.addoption("--docker", default="20.10", help="release of Docker, 20.10 or 28.5")
+    releases = ("20.10", "28.5")
+    parser.addoption("--docker", default=releases[0], choices=releases, help="release of Docker")
 
 
 @pytest.fixture
