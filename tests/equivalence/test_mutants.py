@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import groupby
 
 import pytest
 
 from nftbridge.model import Container, Family, Host, Network, Publication
+from nftbridge.policy.rules import CHAINS
 from tests.equivalence.compare import READINGS, Case, cases, first_difference
 from tests.equivalence.equivalent import equivalents, unused
 from tests.equivalence.iptables_mutants import line_mutants
@@ -131,6 +133,11 @@ def test_is_caught(name: str) -> None:
 @pytest.mark.parametrize("name", EQUIVALENT)
 def test_means_the_same(name: str) -> None:
     assert not caught(MUTANTS[name]), f"not the same after all: {EQUIVALENT[name]}"
+
+
+def test_rules_behind_one_gate_are_neighbours() -> None:
+    gates = [gate for chain in CHAINS for gate, _ in groupby(r.gate for r in chain.rules()) if gate]
+    assert len(gates) == len(set(gates)) == len({gate.chain for gate in gates})
 
 
 def test_without_a_mutant_nothing_is_caught() -> None:
