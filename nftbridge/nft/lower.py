@@ -109,7 +109,8 @@ def skeleton(setting: Setting = PLAIN) -> Skeleton:
     chains = tuple(declared for chain in wanted for declared in _declared(chain, setting))
     users = next(chain.name for chain in wanted if chain.users)
     order = {chain.name: number for number, chain in enumerate(chains)}
-    mixed = (line for chain in wanted for line in chain_lines(chain))
+    # once each: two ways can lead to a chain behind a gate
+    mixed = dict.fromkeys(line for chain in wanted for line in chain_lines(chain))
     rules = tuple(sorted(mixed, key=lambda line: order[line.chain]))
     sets = tuple(kernel_set for relation in RELATIONS for kernel_set in sets_of(relation))
     return Skeleton(chains, users, sets, rules)
@@ -202,20 +203,23 @@ def chain_lines(chain: Chain) -> Iterator[syntax.RuleLine]:
 def _lines(chain: str, rules: tuple[Rule, ...], shut: frozenset[Gate]) -> Iterator[syntax.RuleLine]:
     """These rules as nft rules in `chain`, where no packet fulfils the conditions of `shut`.
 
-    A return behind a gate has to leave the whole chain: there the way through the gate is one of no
-    return, and the rest of the chain stands on both sides.
+    A return behind a gate has to leave the whole chain, and a gate is asked once even where other
+    rules stand between those behind it: in both cases the way through it is one of no return, and
+    the rest of the chain stands on both sides.
     """
     while rules:
         gate, behind = rules[0].gate, _together(rules)
-        rules = rules[len(behind) :]
+        rest = rules[len(behind) :]
         if gate is None:
             yield from (line for rule in behind for line in lines(chain, rule, shut))
+            rules = rest
             continue
-        astray = bool(rules) and any(map(returns, behind))
-        yield from _through(chain, gate, "goto" if astray else "jump")
-        inside = tuple(_inside(rule, gate) for rule in behind)
-        yield from _lines(gate.chain, inside + rules if astray else inside, shut)
-        shut |= {gate} if astray else frozenset()
+        once = any(rule.gate is gate for rule in rest) or (rest and any(map(returns, behind)))
+        yield from _through(chain, gate, "goto" if once else "jump")
+        inside = (_inside(rule, gate) for rule in (rules if once else behind))
+        yield from _lines(gate.chain, tuple(inside), shut)
+        rules = tuple(rule for rule in rest if rule.gate is not gate)
+        shut |= {gate} if once else frozenset()
 
 
 def _together(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
@@ -234,6 +238,8 @@ def _through(chain: str, gate: Gate, verb: str) -> Iterator[syntax.RuleLine]:
 
 def _inside(rule: Rule, gate: Gate) -> Rule:
     """The rule as it stands behind the gate: what was asked there is not asked again."""
+    if rule.gate is not gate:
+        return rule
     asked = tuple(c for c in rule.conditions if c != gate.condition)
     return replace(rule, conditions=asked, gate=None)
 

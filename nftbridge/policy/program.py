@@ -209,7 +209,8 @@ Verdict: TypeAlias = Final | MarkedAccept | Jump | Dnat | Snat
 class Rule:
     """Conditions that must all hold, and what happens then. `reason` is for people.
 
-    Rules behind the same gate are neighbours.
+    `gate` is the one that it stands behind, if any. Rules between two behind the same gate are for
+    packets on both sides of it.
     """
 
     name: str

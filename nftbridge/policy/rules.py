@@ -74,6 +74,11 @@ _PUBLISHED_FROM_BRIDGE = Gate(
     In(known.BRIDGES, (IIF,)),
     "only containers have a network of their own, or a proxy between",
 )
+_INTO_INTERNAL = Gate(
+    "DOCKER-ISOLATION-INTERNAL",
+    In(known.INTERNAL_BRIDGES, (OIF,)),
+    "few packets are for an internal network, and both families' rules ask that",
+)
 _FROM_BRIDGE = Gate(
     "DOCKER-ISOLATION-BRIDGE",
     In(known.ALL_BRIDGES, (IIF,)),
@@ -84,7 +89,6 @@ _HAIRPINS = Gate(
     In(known.HAIRPINS, ()),
     "with a userland proxy, none of these rules has rows",
 )
-_HAIRPINS_TO_SELF = Gate("DOCKER-HAIRPIN-SELF", _HAIRPINS.condition, _HAIRPINS.reason)
 _FROM_TRANSLATED = Gate(
     "DOCKER-SUBNETS",
     In(known.TRANSLATED_SUBNETS, (SADDR,)),
@@ -275,6 +279,7 @@ STAGE_1 = chain(
             ),
             Final.DROP,
             "nothing from elsewhere enters an internal network",
+            _INTO_INTERNAL,
         ),
         Rule(
             "out-of-internal",
@@ -418,7 +423,7 @@ POSTROUTING = chain(
             (In(known.SELF_PUBLISHED, (SADDR, DADDR, PROTOCOL, DPORT)),),
             Final.MASQUERADE,
             "a container that reaches itself through the host must see another source",
-            _HAIRPINS_TO_SELF,
+            _HAIRPINS,
         ),
     ),
     hook=Hook("nat", "postrouting", "srcnat"),

@@ -66,8 +66,11 @@ _REASONS: dict[str, str] = {
     "nftables, no match: raw-PREROUTING, to DOCKER-LOOPBACK, == prefix": _GATE,
     "nftables, no match: DOCKER-NAT, to DOCKER-NAT-BRIDGE, == @bridges": _GATE,
     "nftables, no match: DOCKER-ISOLATION-STAGE-1, to *, == @all_bridges": _GATE,
-    "nftables, no match: nat-POSTROUTING, to DOCKER-HAIRPIN*, == @hairpins": _GATE,
-    "nftables, no match: nat-POSTROUTING, to DOCKER-SUBNETS IPv?, == @translated*": _GATE,
+    "nftables, no match: nat-POSTROUTING, to DOCKER-HAIRPIN, == @hairpins": _GATE,
+    "nftables, no match: *, to DOCKER-SUBNETS IPv?, == @translated*": _GATE,
+    "nftables, jump: nat-POSTROUTING, to DOCKER-HAIRPIN": (
+        "what comes back from there meets DOCKER-SUBNETS again, and is no other packet by then"
+    ),
     "nftables, no rule: DOCKER-NAT-BRIDGE, proxied-mirrored": _NO_BRIDGE,
     "nftables, *: DOCKER-NAT-BRIDGE, proxied-mirrored, == ipv?": _NO_BRIDGE,
     "nftables, *: DOCKER-NAT-BRIDGE, proxied-mirrored, == prefix": _NO_BRIDGE,
@@ -79,12 +82,12 @@ _REASONS: dict[str, str] = {
     "nftables, no match: DOCKER-NAT, publish IPv?, == ipv?": _HEADER,
     "nftables, no match: DOCKER-NAT-BRIDGE, publish IPv?, == ipv?": _HEADER,
     "nftables, no match: DOCKER-NAT-BRIDGE, publish, not to its own network IPv?, == ipv?": _HEADER,
-    "nftables, no match: DOCKER-ISOLATION-STAGE-1, *, == ipv?": _HEADER,
+    "nftables, no match: DOCKER-ISOLATION-INTERNAL, *, == ipv?": _HEADER,
     "nftables, no match: DOCKER-ISOLATION-BRIDGE, *, == ipv?": _HEADER,
     "nftables, no match: DOCKER, open-port IPv?, == ipv?": _HEADER,
-    "nftables, no match: nat-POSTROUTING, to DOCKER-SUBNETS IPv?, == ipv?": _HEADER,
+    "nftables, no match: *, to DOCKER-SUBNETS IPv?, == ipv?": _HEADER,
     "nftables, no match: DOCKER-SUBNETS, *, == ipv?": _HEADER,
-    "nftables, no match: DOCKER-HAIRPIN-SELF, *, == ipv?": _HEADER,
+    "nftables, no match: DOCKER-HAIRPIN, hairpin-self IPv?, == ipv?": _HEADER,
     "nftables, no match: DOCKER-NAT-BRIDGE, publish-anywhere, not to its own*, == ipv?": (
         _KEY_HAS_FAMILY
     ),

@@ -36,6 +36,7 @@ from nftbridge.lab import OUTSIDE
 from nftbridge.model import Host
 from nftbridge.nft.backend import NftablesBackend
 from tests.kernel.storm_site import CALLS, DECLARATIONS, Aim, Ends, Ledger, May, Place, storm_site
+from tests.kernel.ungated import without_gates
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.long]
 
@@ -56,6 +57,7 @@ EDITS = (
     f"flush set {TABLE} open_ports4; flush set {TABLE} open_ports6",
     f"flush map {TABLE} published_anywhere_address4; flush map {TABLE} published_anywhere_port4",
     f"flush set {TABLE} masqueraded_subnets4",
+    without_gates(),
 )
 EDITINGS = 30
 

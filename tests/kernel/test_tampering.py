@@ -126,7 +126,7 @@ RULES: dict[str, tuple[str, str, str]] = {
     "another verdict": ("DOCKER-ISOLATION-STAGE-2", "drop", "accept"),
     "another constant": ("DOCKER-LOOPBACK", '"lo"', '"eth0"'),
     "gate by jump": ("DOCKER-NAT", "goto", "jump"),
-    "gate elsewhere": ("nat-POSTROUTING", "jump DOCKER-HAIRPIN ", "jump DOCKER-SUBNETS "),
+    "gate elsewhere": ("nat-POSTROUTING", "goto DOCKER-HAIRPIN ", "goto DOCKER-SUBNETS "),
     "another state": ("DOCKER-CT", "established,related", "established,related,new"),
     "another protocol": ("DOCKER-NAT", "tcp, udp, sctp", "tcp, udp, udplite"),
     "without counter": ("DOCKER-CT", "counter packets [0-9]+ bytes [0-9]+", ""),
