@@ -6,7 +6,7 @@ import ctypes
 import errno
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,7 @@ NAMED = Path("/run/netns")
 """Where ``ip netns`` keeps its namespaces."""
 
 _CLONE_NEWNET = 0x40000000
+_HINT = "run as root, or with CAP_SYS_ADMIN"
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14
 
 
@@ -31,6 +32,23 @@ def inside(netns: str | None) -> Generator[None]:
         return
     with open("/proc/thread-self/ns/net", "rb") as before, _opened(netns) as target:
         _enter(target.fileno(), netns)
+        try:
+            yield
+        finally:
+            _enter(before.fileno(), "the namespace it came from")
+
+
+@contextmanager
+def thrown_away() -> Generator[None]:
+    """Run the body with the calling thread in a new network namespace, which ends with it.
+
+    Raises `UnavailableError` if this process may not make one.
+    """
+    with open("/proc/thread-self/ns/net", "rb") as before:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            reason = os.strerror(ctypes.get_errno())
+            raise UnavailableError(f"cannot make a network namespace: {reason}", hint=_HINT)
         try:
             yield
         finally:
@@ -76,6 +94,12 @@ def forwards(family: str) -> bool:
         return True
 
 
+def forwards_all(families: Iterable[str], netns: str | None) -> bool:
+    """Whether that namespace forwards every one of these families."""
+    with inside(netns):
+        return all(map(forwards, families))
+
+
 def _opened(netns: str) -> _Opened:
     path = Path(netns) if "/" in netns else NAMED / netns
     try:
@@ -113,5 +137,4 @@ def _enter(descriptor: int, name: str) -> None:
     if number == errno.EINVAL:
         problem = Problem("--netns", f"'{name}' is not a network namespace", "see `ip netns list`")
         raise InputError((problem,))
-    hint = "run as root, or with CAP_SYS_ADMIN"
-    raise UnavailableError(f"cannot enter {name}: {os.strerror(number)}", hint=hint)
+    raise UnavailableError(f"cannot enter {name}: {os.strerror(number)}", hint=_HINT)

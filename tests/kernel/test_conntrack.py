@@ -6,6 +6,7 @@ the rules of now let through.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import socket
@@ -22,13 +23,15 @@ import pytest
 
 from nftbridge import config, netns, session
 from nftbridge.choice import Target, choose
-from nftbridge.conntrack import kernel
+from nftbridge.conntrack import flows, kernel
+from nftbridge.conntrack.revoked import Selection
 from nftbridge.engine import Engine
 from nftbridge.lab import HOST, OUTSIDE, Laboratory
 from nftbridge.model import Container, Family, Host, Network, Protocol, Publication
 from nftbridge.model.changes import Detach, Publish, Withdraw
 from nftbridge.plan import Plan
 from nftbridge.report import ended
+from tests.namespaces import nft
 
 pytestmark = pytest.mark.kernel
 
@@ -84,6 +87,10 @@ class Client:
         self.socket.settimeout(WAIT)
         self.socket.connect((str(address), port))
 
+    @property
+    def port(self) -> int:
+        return int(self.socket.getsockname()[1])
+
     def ask(self) -> str:
         """The name of the node that answers; "" if nobody does."""
         try:
@@ -123,6 +130,10 @@ def nothing(*_: object) -> kernel.Ended:
     return kernel.Ended()
 
 
+def die(*_: object) -> kernel.Ended:
+    raise SystemExit
+
+
 @FAMILIES
 def test_a_port_moves_to_another_container(place: Site, family: Family) -> None:
     """The same socket, before and after: answered by the one, then by the other."""
@@ -148,6 +159,45 @@ def test_without_the_end_of_flows_it_would_go_on(
     monkeypatch.setattr(kernel, "end", nothing)
     place.apply(two([], [UDP]))
     assert client.ask() == "one"
+
+
+@FAMILIES
+def test_who_dies_between_rules_and_flows_leaves_the_flows_to_the_next(
+    place: Site, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.apply(two([UDP]))
+    client = Client(place, OUTSIDE, place.lab.address(HOST, family), 5353)
+    assert client.ask() == "one"
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "end", die)
+        with pytest.raises(SystemExit):
+            place.apply(two([], [UDP]))
+    assert client.ask() == "one"
+    assert place.apply(two([], [UDP])).ended >= 1
+    assert client.ask() == "two"
+
+
+@FAMILIES
+def test_what_came_in_while_others_had_taken_the_rules_out(place: Site, family: Family) -> None:
+    wanted = two([UDP])
+    place.apply(wanted)
+    # where nobody asks for it, the kernel does not track connections
+    tracking = (
+        "table inet other { chain c { type filter hook forward priority 0; ct state new; }; }"
+    )
+    nft(place.lab.netns, "-f", "-", stdin=tracking)
+    choose(place.backend, place.target).backend.remove(lambda: [wanted], everything=True)
+    direct = Client(place, OUTSIDE, place.lab.address("one", family), 81)
+    early = Client(place, OUTSIDE, place.lab.address(HOST, family), 5353)
+    egress = Client(place, "one", place.lab.address(OUTSIDE, family), 443)
+    assert (direct.ask(), direct.ask(), early.ask()) == ("one", "one", "")
+    egress.ask()
+    there = f"sport={egress.port} "
+    assert place.flows(there)
+    assert place.apply(wanted).ended >= 2
+    assert (direct.ask(), early.ask()) == ("", "one")
+    assert place.flows(there), "this one is allowed"
+    nft(place.lab.netns, "delete table inet other")
 
 
 @FAMILIES
@@ -269,6 +319,33 @@ def test_a_session_ends_what_it_revokes(tmp_path: Path) -> None:
             assert client.ask() == ""
 
 
+@FAMILIES
+def test_the_kernel_leaves_out_what_is_not_looked_for(place: Site, family: Family) -> None:
+    """As all filters of a dump that it knows, from Linux 5.8 on."""
+    place.apply(two([UDP]))
+    one, here = (place.lab.address(node, family) for node in ("one", HOST))
+    assert Client(place, OUTSIDE, here, 5353).ask() == "one"
+    assert Client(place, "two", one, 80).ask() == "one"
+    size = len(one.packed)
+
+    async def listed(selection: Selection) -> list[tuple[int, int]]:
+        kind = socket.AF_INET if family is Family.IPV4 else socket.AF_INET6
+        async with flows.opened(kind) as conntrack:
+            found = [entry.flow async for entry in flows.entries(conntrack, kind, selection)]
+            return sorted((flow.port, flow.reply_port) for flow in found)
+
+    def found(*traits: int) -> list[tuple[int, int]]:
+        with netns.inside(place.lab.netns):
+            return asyncio.run(listed(Selection(size, *traits)))
+
+    translated, direct = (5353, 53), (80, 80)
+    assert found() == [direct, translated]
+    assert found(socket.IPPROTO_UDP) == [direct, translated]
+    assert found(socket.IPPROTO_TCP) == []
+    assert found(socket.IPPROTO_UDP, 5353) == [translated]
+    assert found(socket.IPPROTO_UDP, 53) == []
+
+
 @pytest.mark.parametrize(
     "changes",
     [(Publish("front", "one", TCP), Withdraw("front", "one", TCP)), (Detach("front", "two"),)],
@@ -296,6 +373,8 @@ def test_the_rules_stay_in_where_conntrack_is_out_of_reach(
 ) -> None:
     with site("nftables", tmp_path) as place:
         place.apply(two([UDP]))
+        client = Client(place, OUTSIDE, place.lab.address(HOST), 5353)
+        assert client.ask() == "one"
         monkeypatch.setitem(sys.modules, "pyroute2", None)
         done = place.apply(two([]))
         assert done.unended == "pyroute2 is missing"

@@ -19,13 +19,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("notation", "effects"),
     ("schema",),
     ("config", "policy", "trial"),
-    ("plan", "difference", "inventory", "journal", "history"),
+    ("plan", "difference", "inventory", "journal", "history", "mirrored"),
     ("conntrack",),
     ("backend",),
     ("nft", "compat"),
     ("state", "probe", "firewalld", "translate"),
     ("past", "standing"),
-    ("choice",),
+    ("choice", "record"),
+    ("takeover",),
     ("engine",),
     ("session", "deployment"),
     ("watchdog",),
@@ -43,9 +44,10 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # Each door to the outside has one place, given as the import names that may go through it.
 DOORS: dict[str, tuple[str, ...]] = {
     "nftables": ("nftbridge.nft.kernel",),
+    "tomli": ("nftbridge.config",),
     "tomli_w": ("nftbridge.docker.show",),
     "http": ("nftbridge.docker.api",),
-    "pyroute2": ("nftbridge.conntrack.kernel", "nftbridge.lab", "nftbridge.netns"),
+    "pyroute2": ("nftbridge.conntrack.flows", "nftbridge.lab", "nftbridge.netns"),
     "jeepney": ("nftbridge.firewalld.bus",),
     "compat": (),  # the folder's name in the checkout; installed it is nftbridge.compat
     "tests": (),
@@ -164,7 +166,7 @@ def test_every_layer_exists() -> None:
         (
             "nftbridge.engine",
             "from pyroute2.netns import create",
-            "only for nftbridge.conntrack.kernel",
+            "only for nftbridge.conntrack.flows",
         ),
         ("nftbridge.cli", "import compat.lower", "only for nobody"),
         ("nftbridge.cli", "from tests import helper", "only for nobody"),
