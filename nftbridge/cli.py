@@ -158,6 +158,8 @@ def _parser() -> _Parser:
         _layout(),
     )
     _add_units(verb("units", "print the systemd units for boot and for watch, or write them"))
+    summary = "go over from a container engine's own firewall, and back"
+    _add_migrate(verbs.add_parser("migrate", help=summary, description=summary))
     return parser
 
 
@@ -244,6 +246,54 @@ def _add_import(parser: _Parser) -> None:
     engines = parser.add_subparsers(dest="engine", required=True, metavar="ENGINE")
     summary = "from Docker: a running Engine, or what it said before"
     docker = engines.add_parser("docker", help=summary, description=summary, parents=[_common()])
+    _add_inspected(docker)
+    docker.add_argument(
+        "--format",
+        choices=("toml", "json"),
+        default="toml",
+        help="of the host file (default: %(default)s; --json means json)",
+    )
+
+
+_MIGRATE = """\
+Without --apply or --undo only a plan is printed. With --apply nftbridge's rules come in, then the
+rules in DOCKER-USER are carried over, then Docker's own rules go out: established connections go
+on, and nothing passes that may not. What was there is kept for --undo.
+"""
+
+
+def _add_migrate(parser: _Parser) -> None:
+    engines = parser.add_subparsers(dest="engine", required=True, metavar="ENGINE")
+    parents = [_target(), _common()]
+    docker = engines.add_parser(
+        "docker", help="from Docker's own rules", description=_MIGRATE, parents=parents
+    )
+    _add_inspected(docker)
+    docker.add_argument("--apply", action="store_true", help="do it; else only show it")
+    docker.add_argument("--undo", action="store_true", help="go back to Docker's own rules")
+    docker.add_argument(
+        "--write",
+        action="store_true",
+        help="with --apply: switch off Docker's firewall in FILE",
+    )
+    docker.add_argument(
+        "--daemon-json",
+        type=Path,
+        default=Path("/etc/docker/daemon.json"),
+        metavar="FILE",
+        help="that file (default: %(default)s)",
+    )
+    docker.add_argument(
+        "--forward-policy",
+        choices=("auto", "keep", "accept"),
+        default="auto",
+        help="what to do where iptables' FORWARD drops by policy: auto takes it back if nothing"
+        " speaks for others having set it; where it is kept, accepts for our bridges are put in",
+    )
+
+
+def _add_inspected(docker: argparse.ArgumentParser) -> None:
+    """Where to learn of Docker's networks and containers."""
     docker.add_argument(
         "--docker",
         metavar="SOCKET",
@@ -265,12 +315,6 @@ def _add_import(parser: _Parser) -> None:
             action=argparse.BooleanOptionalAction,
             help="what the daemon was started with, which its API does not tell",
         )
-    docker.add_argument(
-        "--format",
-        choices=("toml", "json"),
-        default="toml",
-        help="of the host file (default: %(default)s; --json means json)",
-    )
 
 
 def _add_firewall(parser: _Parser) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # these are imported only by the commands that need them
     from nftbridge.explain.way import Way
     from nftbridge.firewalld import Steps
     from nftbridge.history import Kept
+    from nftbridge.migrate.configuration import Configuration
     from nftbridge.past import Past
     from nftbridge.plan import Plan
     from nftbridge.style import Style
@@ -374,6 +375,64 @@ def units(options: Namespace) -> int:
     return 0
 
 
+def migrate(options: Namespace) -> int:
+    """Go over from Docker's own firewall, and back."""
+    from nftbridge.docker.host import DaemonOptions
+    from nftbridge.docker.source import Named, gathered
+    from nftbridge.migrate import show
+    from nftbridge.migrate.configuration import Configuration
+    from nftbridge.migrate.forward import Policy
+    from nftbridge.migrate.run import Migration, Wishes
+
+    _check_migration(options)
+    configuration = Configuration(options.daemon_json)
+    if options.undo:
+        return _undo_migration(options, configuration)
+    named = Named(options.docker, options.folder, options.networks, options.containers)
+    inspected, _ = gathered(named, os.environ)
+    daemon = DaemonOptions(options.userland_proxy, options.allow_direct_routing)
+    wishes = Wishes(Policy(options.forward_policy), configuration, daemon, options.write)
+    migration = Migration(_target(options), _wanted(options))
+    if options.apply:
+        looked = migration.apply(inspected, wishes, _warn)
+    else:
+        looked = migration.look(inspected, wishes)
+    _warn(looked.plan.remarks)
+    if options.json:
+        _print_json(show.data(looked, done=options.apply, written=options.write))
+    else:
+        shown = show.lines(looked, _style(), done=options.apply, written=options.write)
+        _print_lines(shown)
+    if looked.plan.problems:
+        raise InputError(looked.plan.problems)
+    if options.apply:
+        if looked and not options.json:
+            _print_lines(f"next: {step}" for step in show.AFTERWARDS)
+        return 0
+    return CHANGES if looked else 0
+
+
+def _check_migration(options: Namespace) -> None:
+    if options.undo and (options.apply or options.write):
+        problem = Problem("--undo", "goes back by itself", "leave --apply and --write out")
+        raise InputError((problem,))
+    if options.write and not options.apply:
+        message = "without nftbridge's rules Docker's firewall must not be off"
+        raise InputError((Problem("--write", message, "give --apply, too"),))
+
+
+def _undo_migration(options: Namespace, configuration: Configuration) -> int:
+    from nftbridge.migrate import show
+    from nftbridge.migrate.undo import Undoing
+
+    done = Undoing(_target(options), configuration).run()
+    if options.json:
+        _print_json({"sites": done.sites, "daemon_json": done.daemon_json, "kept": list(done.kept)})
+    else:
+        _print_lines(show.undone(done))
+    return 0
+
+
 HANDLERS: dict[str, Callable[[Namespace], int]] = {
     handler.__name__.removesuffix("_"): handler
     for handler in (
@@ -382,6 +441,7 @@ HANDLERS: dict[str, Callable[[Namespace], int]] = {
         import_,
         snippet,
         *(watch, units),
+        migrate,
     )
 }
 """By the command's name."""

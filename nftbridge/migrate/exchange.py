@@ -1,0 +1,225 @@
+"""The scripts for iptables-restore that take Docker's rules out of a table, and put them back.
+
+Rules of others stay where they are. In built-in chains Docker's lines go by their numbers, which
+hold while the xtables lock is held. iptables-nft has no lock; there they go by their words, and if
+somebody was faster the whole script is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from nftbridge.compat.tools import Variant
+from nftbridge.migrate.forward import FORWARD, Forward, is_ours
+from nftbridge.migrate.tables import Table
+from nftbridge.migrate.theirs import Theirs, is_own, jump_of, own_chains
+from nftbridge.policy.rules import DOCKER_USER
+
+_Numbered: TypeAlias = tuple[str, int, str]
+"""A chain, the number of a line of it, from 1, and the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staying:
+    """What of Docker's layout is ours, where our rules are in the same tables: chains and lines."""
+
+    chains: frozenset[str] = frozenset()
+    lines: Mapping[str, frozenset[str]] = field(default_factory=dict[str, "frozenset[str]"])
+
+    def has(self, chain: str, line: str) -> bool:
+        """Whether that line of a built-in chain stays."""
+        return line in self.lines.get(chain, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What goes out of one table: lines of built-in chains with their numbers, and chains."""
+
+    lines: tuple[_Numbered, ...] = ()
+    chains: tuple[str, ...] = ()
+    forward: Forward = field(default_factory=Forward)
+
+    def __bool__(self) -> bool:
+        return bool(self.lines or self.chains or self.forward.take_back)
+
+
+def removal(
+    name: str, table: Table, theirs: Theirs, forward: Forward, staying: Staying | None = None
+) -> Removal:
+    """What of Docker's is in a table; DOCKER-USER goes with it unless somebody else jumps there."""
+    ours = staying or Staying()
+    lines = tuple(
+        (chain, number, line)
+        for chain, number, line in _all_numbered(table)
+        if theirs.owns(name, chain, line) and not ours.has(chain, line)
+    )
+    own = (*own_chains(name), *((DOCKER_USER,) if name == "filter" else ()))
+    chains = tuple(c for c in own if c in table.chains and c not in ours.chains)
+    if DOCKER_USER in chains and _is_wanted_elsewhere(table):
+        chains = tuple(c for c in chains if c != DOCKER_USER)
+    return Removal(lines, chains, forward if name == "filter" else Forward())
+
+
+def removal_script(name: str, table: Table, found: Removal, variant: Variant) -> str:
+    """One commit that takes it out; "" if there is nothing."""
+    if not found:
+        return ""
+    script = [":FORWARD ACCEPT [0:0]"] if found.forward.take_back else []
+    script += _deletions(found.lines, variant)
+    held = table.lines(FORWARD)
+    if accepts := [line for line in found.forward.accepts if line not in held]:
+        gone = {number for chain, number, _ in found.lines if chain == FORWARD}
+        place = min(gone, default=1) - 1
+        script += _insertions(FORWARD, place, accepts, len(held) - len(gone))
+    script += [f"-F {chain}" for chain in found.chains]
+    script += [f"-X {chain}" for chain in found.chains]
+    return _whole(name, script)
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """The way of one table back to what it was, as far as it was Docker's.
+
+    `saved` is the table as it was, `now` as it is, `forward` what was done to FORWARD. Not `whole`:
+    Docker has made its rules anew itself, and only DOCKER-USER and FORWARD are ours to put back.
+    """
+
+    name: str
+    saved: Table
+    now: Table
+    theirs: Theirs
+    forward: Forward
+    whole: bool
+
+    def script(self, variant: Variant) -> str:
+        """One commit; "" if nothing is to be done."""
+        filtering = self.name == "filter"
+        back = filtering and self.forward.take_back and self.now.policies.get(FORWARD) == "ACCEPT"
+        bodies = dict(self._bodies())
+        goes, comes = self._built_in()
+        gone = [c for c in self._own(self.now) if c not in self.saved.chains]
+        script = [":FORWARD DROP [0:0]"] if back else []
+        script += [f":{chain} - [0:0]" for chain in bodies]
+        script += _deletions(goes, variant)
+        script += [f"-A {chain} {line}" for chain, lines in bodies.items() for line in lines]
+        script += comes
+        script += [f"-F {chain}" for chain in gone]
+        script += [f"-X {chain}" for chain in gone]
+        return _whole(self.name, script)
+
+    def _own(self, table: Table) -> Iterator[str]:
+        return (c for c in table.chains if self.whole and is_own(self.name, c))
+
+    def _bodies(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Chains that are not as they were, with what belongs there."""
+        wanted = {chain: self.saved.lines(chain) for chain in self._own(self.saved)}
+        if self.name == "filter":
+            wanted |= _users_chains(self.saved, self.now)
+        for chain, lines in wanted.items():
+            if self.now.chains.get(chain) != lines:
+                yield chain, lines
+
+    def _built_in(self) -> tuple[list[_Numbered], list[str]]:
+        """What goes out of built-in chains, and what comes; neither where they are as they were."""
+        goes: list[_Numbered] = []
+        comes: list[str] = []
+        for chain in self.saved.policies:
+            places = list(self._places(chain))
+            before = [li for li in _numbered(chain, self.now) if self._leaves(chain, li[2])]
+            if not places and not before:
+                continue
+            left = [line for line in self.now.lines(chain) if not self._leaves(chain, line)]
+            script: list[str] = []
+            for place, line in places:
+                script += _insertions(chain, place, (line,), len(left))
+                left.insert(place, line)
+            if tuple(left) != self.now.lines(chain):
+                goes += before
+                comes += script
+        return goes, comes
+
+    def _is_dockers(self, chain: str, line: str) -> bool:
+        return self.whole and self.theirs.owns(self.name, chain, line)
+
+    def _leaves(self, chain: str, line: str) -> bool:
+        return self._is_dockers(chain, line) or is_ours(line)
+
+    def _places(self, chain: str) -> Iterator[tuple[int, str]]:
+        """Where Docker's lines come, from 0, each in the chain as it is by then.
+
+        Behind the same line of somebody else's as before, if that is still there.
+        """
+        others = [line for line in self.now.lines(chain) if not self._leaves(chain, line)]
+        place = behind = 0  # in the chain, and among the lines of others
+        for line in self.saved.lines(chain):
+            if self._is_dockers(chain, line):
+                yield place, line
+                place += 1
+            elif line in others[behind:]:
+                step = others.index(line, behind) + 1 - behind
+                behind, place = behind + step, place + step
+
+
+def _users_chains(saved: Table, now: Table) -> dict[str, tuple[str, ...]]:
+    """DOCKER-USER as it was, before what is in it now, and what it reaches that is missing."""
+    if DOCKER_USER not in saved.chains:
+        return {}
+    was = saved.lines(DOCKER_USER)
+    later = tuple(line for line in now.lines(DOCKER_USER) if line not in was)
+    found = {DOCKER_USER: (*was, *later)}
+    for chain in reached(saved):
+        if chain != DOCKER_USER and chain not in now.chains:
+            found[chain] = saved.lines(chain)
+    return found
+
+
+def reached(table: Table, start: str = DOCKER_USER) -> tuple[str, ...]:
+    """The chains of a table that packets get to from `start`, itself first."""
+    found = {start: None} if start in table.chains else {}
+    waiting = list(found)
+    while waiting:
+        for line in table.lines(waiting.pop()):
+            name = jump_of(line)
+            if name in table.chains and name not in found:
+                found[name] = None
+                waiting.append(name)
+    return tuple(found)
+
+
+def _all_numbered(table: Table) -> Iterator[_Numbered]:
+    """Every line of a built-in chain."""
+    for chain in table.policies:
+        yield from _numbered(chain, table)
+
+
+def _numbered(chain: str, table: Table) -> Iterator[_Numbered]:
+    for number, line in enumerate(table.lines(chain), start=1):
+        yield chain, number, line
+
+
+def _is_wanted_elsewhere(table: Table) -> bool:
+    return any(
+        jump_of(line) == DOCKER_USER and (chain, line) != (FORWARD, f"-j {DOCKER_USER}")
+        for chain, lines in table.chains.items()
+        for line in lines
+    )
+
+
+def _deletions(lines: Collection[_Numbered], variant: Variant) -> list[str]:
+    """The highest number first, so that the others hold."""
+    if variant is Variant.NFT:
+        return [f"-D {chain} {line}" for chain, _, line in lines]
+    return [f"-D {c} {number}" for c, number, _ in sorted(lines, key=lambda li: li[1])[::-1]]
+
+
+def _insertions(chain: str, place: int, lines: Sequence[str], left: int) -> Iterator[str]:
+    """Lines that come one behind the other at a place from 0; `left` are there by then."""
+    for number, line in enumerate(lines):
+        at_end = place + number >= left + number
+        yield f"-A {chain} {line}" if at_end else f"-I {chain} {place + number + 1} {line}"
+
+
+def _whole(name: str, script: Sequence[str]) -> str:
+    return "\n".join((f"*{name}", *script, "COMMIT")) + "\n" if script else ""
