@@ -57,7 +57,7 @@ _LAYOUTS: tuple[tuple[str, _Sign], ...] = (
 
 def _guards_ports(text: str) -> bool:
     """Whether raw drops are per port, not per container."""
-    return re.search(r"^-d \S+ .*--dport \d+ .*-j DROP$", text, re.MULTILINE) is not None
+    return re.search(r"^-d (?!127\.)\S+ .*--dport \d+ .*-j DROP$", text, re.MULTILINE) is not None
 
 
 class Remains:

@@ -23,7 +23,10 @@ _Numbered: TypeAlias = tuple[str, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Staying:
-    """What of Docker's layout is ours, where our rules are in the same tables: chains and lines."""
+    """What of one table in Docker's layout is ours, where both are in it: chains and lines.
+
+    `lines` are those of built-in chains.
+    """
 
     chains: frozenset[str] = frozenset()
     lines: Mapping[str, frozenset[str]] = field(default_factory=dict[str, "frozenset[str]"])
@@ -99,7 +102,7 @@ class Restoration:
         back = filtering and self.forward.take_back and self.now.policies.get(FORWARD) == "ACCEPT"
         bodies = dict(self._bodies())
         goes, comes = self._built_in()
-        gone = [c for c in self._own(self.now) if c not in self.saved.chains]
+        gone = [c for c in self._made(self.now) if c not in self.saved.chains]
         script = [":FORWARD DROP [0:0]"] if back else []
         script += [f":{chain} - [0:0]" for chain in bodies]
         script += _deletions(goes, variant)
@@ -108,6 +111,12 @@ class Restoration:
         script += [f"-F {chain}" for chain in gone]
         script += [f"-X {chain}" for chain in gone]
         return _whole(self.name, script)
+
+    def _made(self, table: Table) -> Iterator[str]:
+        """The chains of Docker's layout, DOCKER-USER among them if it is empty."""
+        yield from self._own(table)
+        if self.whole and table.chains.get(DOCKER_USER) == ():
+            yield DOCKER_USER
 
     def _own(self, table: Table) -> Iterator[str]:
         return (c for c in table.chains if self.whole and is_own(self.name, c))
@@ -125,7 +134,7 @@ class Restoration:
         """What goes out of built-in chains, and what comes; neither where they are as they were."""
         goes: list[_Numbered] = []
         comes: list[str] = []
-        for chain in self.saved.policies:
+        for chain in self.now.policies or self.saved.policies:
             places = list(self._places(chain))
             before = [li for li in _numbered(chain, self.now) if self._leaves(chain, li[2])]
             if not places and not before:

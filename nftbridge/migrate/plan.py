@@ -21,10 +21,12 @@ from nftbridge.migrate.tables import EMPTY, Site, Tables
 from nftbridge.migrate.theirs import Theirs
 from nftbridge.migrate.users import Carried, carried, one_per_family
 from nftbridge.model import Host, counted
-from nftbridge.policy.rules import DOCKER_USER
 
 VARIANTS = {"iptables": Variant.LEGACY, "iptables-nft": Variant.NFT}
 """The backends that share Docker's tables, and the kind of iptables that it is for each."""
+
+_HOMES = {"raw": ("raw", "mangle"), "nat": ("nat",), "filter": ("filter",)}
+"""The tables in which what belongs into one may be: the early drops are in mangle without raw."""
 
 _WITHOUT_EARLY_DROPS = re.compile(r"Docker (1\.|17|up to 1)")
 _TRANSLATION = re.compile(r"(?:-d (\S+) )?.*?(-p .* -j DNAT .*)")
@@ -43,19 +45,21 @@ class Out:
 class Plan:
     """What is to be done after ours is in. With `problems` nothing may be done at all.
 
-    `carried` are the user's rules, `out` what goes out of iptables, `nft` the families whose table
-    of Docker's goes. `remarks` are what changes for the user, and what could not be seen.
+    `carried` are the user's rules, `adopted` the places where Docker's tables become ours (with its
+    layout), `out` what goes out of iptables, `nft` the families whose table of Docker's goes.
+    `remarks` are what changes for the user, and what could not be seen.
     """
 
     backend: str
     carried: tuple[Carried, ...] = ()
+    adopted: tuple[tuple[Site, str], ...] = ()
     out: tuple[Out, ...] = ()
     nft: tuple[str, ...] = ()
     remarks: tuple[Problem, ...] = ()
     problems: tuple[Problem, ...] = field(default_factory=tuple[Problem, ...])
 
     def __bool__(self) -> bool:
-        return bool(self.carried or self.out or self.nft)
+        return bool(self.carried or self.adopted or self.out or self.nft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +88,14 @@ class Given:
         """Whether our own rules are, or will be, in the same tables as Docker's."""
         return VARIANTS.get(self.backend) is site.variant
 
-    def staying(self, site: Site) -> Staying:
-        """What of Docker's layout there is ours."""
+    def staying(self, site: Site, table: str) -> Staying:
+        """What of Docker's layout in one table there is ours."""
         if not self.ours(site):
             return Staying()
-        wanted = chains(self.host, site.family)
-        lines: dict[str, frozenset[str]] = {}
-        for chain in wanted:
-            if chain.builtin:
-                lines[chain.name] = frozenset(chain_text(chain).lines)
-        own = frozenset(chain.name for chain in wanted if not chain.builtin)
-        return Staying(own | {DOCKER_USER}, lines)
+        wanted = [c for c in chains(self.host, site.family) if table in _HOMES.get(c.table, ())]
+        lines = {c.name: frozenset(chain_text(c).lines) for c in wanted if c.builtin}
+        own = frozenset(c.name for c in wanted if not c.builtin)
+        return Staying(own, lines)
 
 
 def plan(given: Given) -> Plan:
@@ -108,6 +109,7 @@ def plan(given: Given) -> Plan:
     return Plan(
         given.backend,
         users if fresh else (),
+        tuple(_adopted(given, theirs)),
         out,
         tuple(given.found.nft),
         tuple(_remarks(given, out, users if fresh else ())),
@@ -126,11 +128,20 @@ def _users(given: Given, sites: Mapping[Site, Tables]) -> Iterator[Carried | Non
             yield carried(site, tables["filter"])
 
 
+def _adopted(given: Given, theirs: Theirs) -> Iterator[tuple[Site, str]]:
+    if given.held == given.backend:
+        return
+    for site, tables in given.found.sites.items():
+        if given.ours(site) and known.is_present(tables):
+            yield site, _layout(tables, theirs)
+
+
 def _out(given: Given, theirs: Theirs, sites: Mapping[Site, Tables]) -> Iterator[Out]:
     for site, tables in sites.items():
-        forward, staying = forward_of(given, theirs, site, tables), given.staying(site)
+        forward = forward_of(given, theirs, site, tables)
         found = {
-            name: removal(name, table, theirs, forward, staying) for name, table in tables.items()
+            name: removal(name, table, theirs, forward, given.staying(site, name))
+            for name, table in tables.items()
         }
         found = {name: one for name, one in found.items() if one}
         if found:
@@ -201,7 +212,6 @@ def _untranslated(given: Given, one: Carried) -> Iterator[Problem]:
 
 
 def _strangers(given: Given, theirs: Theirs, site: Site, tables: Tables) -> Iterator[Problem]:
-    staying = given.staying(site)
     for stranger in theirs.strangers(tables):
         if "DOCKER-INGRESS" in (stranger.chain, known.jump_of(stranger.line)):
             message = f"swarm's routing mesh publishes ports there: {stranger}"
@@ -209,7 +219,7 @@ def _strangers(given: Given, theirs: Theirs, site: Site, tables: Tables) -> Iter
         elif stranger.inside:
             message = f"{stranger} is not one of Docker's, and would be lost"
             yield Problem(str(site), message, "put it into DOCKER-USER, or take it out")
-        elif known.jump_of(stranger.line) not in staying.chains:
+        elif known.jump_of(stranger.line) not in given.staying(site, stranger.table).chains:
             message = f"{stranger} jumps to a chain of Docker's, which goes"
             yield Problem(str(site), message, "take it out first")
 

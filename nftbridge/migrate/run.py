@@ -116,11 +116,12 @@ class Migration:
         again = old is not None and not (old.finished and (made.out or made.nft))
         record = old if old is not None and again else Record(given.backend, document)
         sites = dict(record.sites)
-        for out in made.out:
-            tables = given.found.sites[out.site]
-            if out.site not in sites or (is_present(tables) and not given.ours(out.site)):
-                forward = forward_of(given, given.theirs, out.site, tables)
-                sites[out.site] = Saved(tables, forward)
+        # where Docker's tables become ours, it may have had rules in one family only
+        shared = [site for site in given.found.sites if made.adopted and given.ours(site)]
+        for site in (*shared, *(out.site for out in made.out)):
+            tables = given.found.sites[site]
+            if site not in sites or (is_present(tables) and not given.ours(site)):
+                sites[site] = Saved(tables, forward_of(given, given.theirs, site, tables))
         record = replace(
             record,
             backend=given.backend,
@@ -178,7 +179,7 @@ class Migration:
 
     def _empty(self, given: Given, site: Site, name: str) -> None:
         """Take Docker's part out of one table, told from it as it is under the lock."""
-        theirs, staying = given.theirs, given.staying(site)
+        theirs, staying = given.theirs, given.staying(site, name)
         forward = forward_of(given, theirs, site, given.found.sites[site])
 
         def script(table: Table) -> str:

@@ -40,6 +40,10 @@ def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterato
         yield style.title(f"{number}. over: DOCKER-USER")
         for one in plan.carried:
             yield from _carried(one, style)
+    if plan.adopted:
+        number += 1
+        yield style.title(f"{number}. ours from now on: what Docker made, as far as it stays")
+        yield from (f"  {site}: {layout}" for site, layout in plan.adopted)
     if plan.out or plan.nft:
         number += 1
         yield style.title(f"{number}. out: Docker's rules")
@@ -111,6 +115,7 @@ def data(looked: Looked, *, done: bool, written: bool) -> dict[str, object]:
             for one in plan.carried
             for chain, rule in one.rules()
         ],
+        "adopted": [{"in": str(site), "layout": layout} for site, layout in plan.adopted],
         "out": [_out_data(out) for out in plan.out]
         + [{"from": "nftables", "table": f"{family} {NFT_TABLE}"} for family in plan.nft],
         "daemon_json": {"difference": list(looked.difference), "written": written},

@@ -23,6 +23,7 @@ from nftbridge.migrate.record import Record, Saved, Store
 from nftbridge.migrate.tables import EMPTY, TABLES, Site, Table
 from nftbridge.migrate.theirs import Theirs, is_present
 from nftbridge.nft.document import Command
+from nftbridge.nft.syntax import Json
 from nftbridge.policy.rules import DOCKER_USER
 
 _BY_HAND = "put them into iptables' DOCKER-USER by hand, take them out of ours, and run this again"
@@ -79,8 +80,10 @@ class Undoing:
         if record.backend in VARIANTS:
             return
         now = self._rules.users(record.chains)
-        known = record.rules is None and len(now) in (0, record.carried)
-        if known or not now or (record.rules is not None and now == json.loads(record.rules)):
+        if record.rules is None and len(now) == record.carried:
+            return  # a run was cut off right after it had put them in
+        carried: list[Json] = [] if record.rules is None else json.loads(record.rules)
+        if all(rule in carried for rule in now):
             return
         message = "of our table has other rules than were carried over; they would be lost"
         raise InputError((Problem(DOCKER_USER, message, _BY_HAND),))
@@ -116,9 +119,9 @@ class Undoing:
                 yield str(site)
 
     def _restore(self, site: Site, name: str, saved: Saved, theirs: Theirs, *, whole: bool) -> bool:
-        was = saved.tables.get(name, EMPTY)
-        if was == EMPTY or (name != "filter" and not whole):
+        if name != "filter" and not whole:
             return False
+        was = saved.tables.get(name, EMPTY)
 
         def script(now: Table) -> str:
             back = Restoration(name, was, now, theirs, saved.forward, whole)

@@ -95,7 +95,7 @@ USERS_FAMILIES = {"20.10": (Family.IPV4,), "28.5": tuple(Family)}
 _SAVE = {Family.IPV4: "iptables-{}-save", Family.IPV6: "ip6tables-{}-save"}
 
 
-def _steady(saved: str) -> str:
+def steady(saved: str) -> str:
     """Without dates and counters."""
     lines = (line for line in saved.splitlines() if not line.startswith("#"))
     return "\n".join(li.rpartition(" [")[0] if li.startswith(":") else li for li in lines)
@@ -144,7 +144,7 @@ class Site:
     def saved(self) -> dict[str, str]:
         """All rules of iptables, of both kinds and families, without counters and dates."""
         programs = (f"{p}-{v}-save" for p in ("iptables", "ip6tables") for v in ("legacy", "nft"))
-        return {program: _steady(self.run(program)) for program in programs}
+        return {program: steady(self.run(program)) for program in programs}
 
     def proxied(self, rules: Mapping[str, str]) -> set[str]:
         """The shots at published ports that Docker's rules, as `saved` has them, know nothing of.
