@@ -9,6 +9,7 @@ from typing import Any
 
 from nftbridge import config, firewalld
 from nftbridge.choice import Target
+from nftbridge.conntrack.revoked import Revoked
 from nftbridge.docker.host import DaemonOptions, Inspected, host_of
 from nftbridge.effects import check_forwarding, enable_forwarding
 from nftbridge.engine import Engine, settled, state_of
@@ -33,6 +34,19 @@ _OWN_FIREWALL = "Docker's own firewall"
 """Where an import says that Docker's rules are there: here that is no news."""
 
 Warn = Callable[[Iterable[Problem]], None]
+
+
+class Successor(Engine):
+    """An engine whose first apply ends no flow: what comes was published before, by Docker.
+
+    UDP that came to a port which only Docker's proxy served would be taken for something older than
+    its publication; it goes on through the proxy.
+    """
+
+    def _revoked_since(self, held: Host | None, host: Host, plan: Rows) -> Revoked:
+        if held is None and not plan.removed:
+            return Revoked()
+        return super()._revoked_since(held, host, plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,7 @@ class Migration:
 
     def __init__(self, target: Target, wanted: str) -> None:
         self._target = target
-        self._engine = Engine.to_apply(target, wanted)
+        self._engine = Successor.to_apply(target, wanted)
         self._rules = Rules(target)
         self._store = Store.of(target.state_directory, target.table, target.netns)
 

@@ -6,9 +6,10 @@ whether it may get through, and `CALLS` what is established; both in both famili
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -101,6 +102,36 @@ def steady(saved: str) -> str:
     return "\n".join(li.rpartition(" [")[0] if li.startswith(":") else li for li in lines)
 
 
+_KILLED = """
+import os, signal, sys
+from nftbridge import cli, engine
+from nftbridge.migrate import configuration, kernel, record
+
+left = int(sys.argv[1])
+
+def before(owner, name):
+    real = getattr(owner, name)
+    def step(*arguments, **named):
+        global left
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return real(*arguments, **named)
+    setattr(owner, name, step)
+
+for owner, names in (
+    (kernel.Rules, ("change", "commit", "delete_nft", "load_nft")),
+    (record.Store, ("keep", "drop")),
+    (engine.Engine, ("apply", "remove")),
+    (configuration, ("_replace",)),
+):
+    for name in names:
+        before(owner, name)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+"""The command that dies before one of its steps: all that it changes are steps."""
+
+
 @dataclass
 class Site:
     """The daemon, where everybody is, and what the command is to be told."""
@@ -118,9 +149,9 @@ class Site:
         return self.folder / "daemon.json"
 
     def words(self, *words: str) -> list[str]:
-        """The command line of a migration."""
+        """The command line of a migration, behind the program."""
         return [
-            *(sys.executable, "-m", "nftbridge", "migrate", "docker", *words),
+            *("migrate", "docker", *words),
             *("--netns", self.engine.netns, "--state-dir", str(self.folder / "state")),
             *("--daemon-json", str(self.daemon_json)),
             *(() if "--undo" in words else ("--docker", str(self.engine.socket))),
@@ -128,10 +159,17 @@ class Site:
 
     def migrate(self, *words: str, status: int = 0) -> str:
         """Run it; what it says on standard output."""
-        command = self.words(*words)
+        command = [sys.executable, "-m", "nftbridge", *self.words(*words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout if status != 1 else done.stderr
+
+    def killed(self, step: int, *words: str) -> bool:
+        """Run it until it is killed before that step, from 0; False if it has fewer steps."""
+        command = [sys.executable, "-c", _KILLED, str(step), *self.words(*words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.returncode != 0
 
     def run(self, *command: str, given: str = "") -> str:
         """What a program says inside of the host."""
@@ -215,14 +253,20 @@ class Traffic:
                 self.leaks.append(f"{shot.name}: {count.arrived} of {count.sent}")
         return done
 
+    def broken(self) -> list[str]:
+        """When the storm is over: what is established and has lost messages."""
+        return self._lost(echo.name for echo in self._storm.echoes)
+
     def lost(self, site: Site, rules: Mapping[str, str]) -> list[str]:
-        """When the storm is over: what did not arrive though it may at all times.
+        """When the storm is over: new flows that did not arrive though they may at all times.
 
         What Docker's own `rules` do not translate, a proxy serves, which loses some.
         """
         always = set[str](self.ends[0]).intersection(*self.ends) - site.proxied(rules)
+        return self._lost(sorted(always))
+
+    def _lost(self, names: Iterable[str]) -> list[str]:
         counts = self._storm.counts()
-        names = [*(echo.name for echo in self._storm.echoes), *sorted(always)]
         return [f"{name}: {c.lost} of {c.sent}" for name in names if (c := counts[name]).lost]
 
     def _passing(self) -> frozenset[str]:
@@ -251,15 +295,15 @@ def _name(aim: Aim, family: Family) -> str:
 
 
 @contextmanager
-def site(folder: Path, release: str, variant: str) -> Generator[Site]:
+def site(folder: Path, release: str, variant: str, *options: str) -> Generator[Site]:
     """A daemon with containers, and rules of the user's. Raises `NotAvailable`."""
-    with daemon(release, *WITH_IPV6[release], variant=variant) as engine:
+    with daemon(release, *WITH_IPV6[release], *options, variant=variant) as engine:
         _furnish(engine)
         found = Site(engine, folder, release, variant)
         _locate(found)
         for place in found.places.values():
             _forget_soon(place)
-        for family in USERS_FAMILIES[release]:
+        for family in () if "--iptables=false" in options else USERS_FAMILIES[release]:
             found.iptables(family, "-I", "DOCKER-USER", *RULE.split())
         yield found
 

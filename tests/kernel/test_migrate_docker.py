@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
 KINDS = [("28.5", "legacy"), ("28.5", "nft"), ("20.10", "legacy"), ("20.10", "nft")]
 
 
-def started(stack: ExitStack, folder: Path, release: str, variant: str) -> Site:
+def started(stack: ExitStack, folder: Path, *kind: str) -> Site:
     """A site that ends with `stack`, or the test is skipped."""
+    release, variant, *options = kind
     try:
-        return stack.enter_context(site(folder, release, variant))
+        return stack.enter_context(site(folder, release, variant, *options))
     except NotAvailable as reason:
         pytest.skip(f"Docker {release}: {reason}")
 
@@ -50,7 +52,97 @@ def test_there_and_back_in_a_storm(docker: Site) -> None:
         assert not any("DOCKER" in text for text in docker.saved().values())
         traffic.change(lambda: docker.migrate("--undo"))
     assert traffic.leaks == []
+    assert traffic.broken() == []
     assert traffic.lost(docker, before) == []
     assert traffic.ends[0] == traffic.ends[-1]
     assert docker.saved() == before
     assert "nftbridge" not in docker.run("nft", "list", "tables")
+
+
+@pytest.mark.parametrize("words", [("--forward-policy", "keep"), ("--backend", "iptables")])
+def test_where_docker_leaves_something(newest: Site, words: tuple[str, str]) -> None:
+    """A policy of DROP that stays, and Docker's tables as ours."""
+    before = newest.saved()
+    with newest.storm() as storm:
+        traffic = Traffic(storm)
+        traffic.change(lambda: newest.migrate("--apply", *words))
+        assert ":FORWARD DROP" in newest.saved()["iptables-legacy-save"]
+        traffic.change(lambda: newest.migrate("--undo"))
+    assert traffic.leaks == []
+    assert traffic.broken() == []
+    assert traffic.lost(newest, before) == []
+    assert set(traffic.ends) == {expected(newest.release)}
+    assert newest.saved() == before
+
+
+def test_adopting_an_older_layout(tmp_path: Path) -> None:
+    """Docker 20.10's chains become ours, table by table.
+
+    Its translations in IPv6 are not quite ours, and new flows have to wait until all tables agree.
+    """
+    with ExitStack() as stack:
+        oldest = started(stack, tmp_path, "20.10", "legacy")
+        before = oldest.saved()
+        with oldest.storm() as storm:
+            traffic = Traffic(storm)
+            traffic.change(lambda: oldest.migrate("--apply", "--backend", "iptables"))
+            assert traffic.ends[-1] == expected(oldest.release)
+            traffic.change(lambda: oldest.migrate("--undo"))
+        assert traffic.leaks == []
+        assert traffic.broken() == []
+        assert traffic.ends[0] == traffic.ends[-1]
+        after = oldest.saved()
+        assert (
+            after["iptables-legacy-save"].replace(_EMPTY_RAW, "")
+            == (before["iptables-legacy-save"])
+        )
+
+
+_EMPTY_RAW = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", [(), ("--backend", "iptables")], ids=["nftables", "iptables"])
+def test_killed_at_any_step_it_goes_on_or_back(newest: Site, words: tuple[str, ...]) -> None:
+    before = newest.saved()
+    newest.daemon_json.write_text(_OPTIONS)
+    forward = ("--apply", "--write", *words)
+    with newest.storm() as storm:
+        traffic = Traffic(storm)
+        step = 0
+        while traffic.change(partial(newest.killed, step, *forward)):
+            if step % 2:
+                traffic.change(lambda: newest.migrate(*forward))
+            assert newest.daemon_json.read_text() == _OPTIONS or step % 2
+            _undo(newest, traffic)
+            assert newest.saved() == before, f"killed before step {step}"
+            assert newest.daemon_json.read_text() == _OPTIONS
+            step += 1
+        assert step > 4
+        done = newest.saved()
+        step = 0
+        while traffic.change(partial(newest.killed, step, "--undo")):
+            if step % 2:
+                traffic.change(lambda: newest.migrate(*forward))
+                assert newest.saved() == done, f"killed before step {step}"
+            else:
+                _undo(newest, traffic)
+                assert newest.saved() == before, f"killed before step {step}"
+                traffic.change(lambda: newest.migrate(*forward))
+            step += 1
+        assert step > 4
+    assert traffic.leaks == []
+    assert traffic.broken() == []
+    assert traffic.lost(newest, before) == []
+    assert newest.saved() == before
+    assert newest.daemon_json.read_text() == _OPTIONS
+
+
+_OPTIONS = '{"live-restore": true}'
+
+
+def _undo(place: Site, traffic: Traffic) -> None:
+    """Go back, if there is anything on record."""
+    record = place.folder.glob("state/*/*/migration.json")
+    if any(record):
+        traffic.change(lambda: place.migrate("--undo"))
