@@ -226,7 +226,7 @@ def _nothing(held: Held, *, keep_users: bool) -> list[TableText]:
         builtin = tuple(ChainText(chain_name(c), (), builtin=True) for c in ours if c.hook)
         gone = [chain_name(c) for c in ours if is_own(c) or (c.users and not keep_users)]
         if table == "filter":
-            gone.append(MARK_ACCEPT)  # behind those that jump to it
+            gone.append(MARK_ACCEPT)
         tables.append(
             TableText(table, builtin, tuple(g for g in gone if g in held.tables.get(table, {})))
         )

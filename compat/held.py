@@ -30,6 +30,8 @@ from nftbridge.policy.rules import (
 EARLY = ("raw", "mangle")
 """Where the early drops can stand: raw, or mangle on kernels without it."""
 
+_BUILTIN = tuple(chain for chain in CHAINS if chain.hook is not None)
+
 _JUMPED_FROM = (FILTER_FORWARD, NAT_PREROUTING, NAT_OUTPUT)
 """The built-in chains in which ours come first."""
 
@@ -216,17 +218,15 @@ class Held:
     def _ours(self, chain: Chain) -> Iterator[ListedLine]:
         for table in homes(chain):
             found = self.lines(table, chain_name(chain))
-            if is_own(chain):
-                yield from found
-            else:
-                yield from (line for line in found if line.text in self._known(chain))
+            known = self._known_in(chain)
+            yield from (line for line in found if is_own(chain) or line.text in known)
 
-    def _known(self, chain: Chain) -> frozenset[str]:
-        known = self._known_lines.get((chain.table, chain_name(chain)), frozenset())
-        return known if self.hosts else known | self._adopted(chain)
+    def _known_in(self, chain: Chain) -> frozenset[str]:
+        """The lines of a built-in chain that are ours, there or not."""
+        return self._known.get((chain.table, chain_name(chain)), frozenset())
 
-    def _adopted(self, chain: Chain) -> frozenset[str]:
-        """Where no host is on record: lines of our shape about what our own chains speak of.
+    def _adopted(self) -> Iterator[tuple[Chain, str]]:
+        """Lines of built-in chains that have our shape and are about what our chains speak of.
 
         Or about what such a line speaks of: containers without ports are in raw alone.
         """
@@ -234,8 +234,10 @@ class Held:
         about = _subjects(line.text for lines in own for line in lines)
         beside = self._shaped_like_ours(RAW_PREROUTING)
         about |= _subjects(text for text in beside if not about.isdisjoint(_subjects([text])))
-        found = self._shaped_like_ours(chain)
-        return frozenset(text for text in found if not about.isdisjoint(_subjects([text])))
+        for chain in _BUILTIN:
+            for text in self._shaped_like_ours(chain):
+                if not about.isdisjoint(_subjects([text])):
+                    yield chain, text
 
     def _shaped_like_ours(self, chain: Chain) -> list[str]:
         found = (
@@ -244,20 +246,23 @@ class Held:
         return [text for text in found if read.made_of(chain, self.family, text) is not None]
 
     @cached_property
-    def _known_lines(self) -> dict[tuple[str, str], frozenset[str]]:
-        """The lines that one of `hosts`, or an empty host, would have in each built-in chain."""
+    def _known(self) -> dict[tuple[str, str], frozenset[str]]:
+        """By table and name of each built-in chain, the lines that are ours.
+
+        It is those that one of `hosts`, or an empty host, would have. Without any host on record it
+        is those that were `_adopted` as well.
+        """
         known: dict[tuple[str, str], set[str]] = {}
         for host in (Host(), Host(userland_proxy=False), *self.hosts):
-            for chain in chains(host, self.family, [c for c in CHAINS if c.hook is not None]):
-                texts = known.setdefault((chain.table, chain.name), set())
-                texts.update(map(str, chain.lines))
+            for made in chains(host, self.family, _BUILTIN):
+                known.setdefault((made.table, made.name), set()).update(map(str, made.lines))
+        for chain, text in () if self.hosts else self._adopted():
+            known.setdefault((chain.table, chain_name(chain)), set()).add(text)
         return {place: frozenset(texts) for place, texts in known.items()}
 
     def _state(self, table: str) -> TableState:
         ours = {
-            chain_name(chain): self._known(chain)
-            for chain in CHAINS
-            if chain.hook is not None and table in homes(chain)
+            chain_name(chain): self._known_in(chain) for chain in _BUILTIN if table in homes(chain)
         }
         held = self.tables.get(table, {})
         return TableState({c: tuple(line.text for line in ls) for c, ls in held.items()}, ours)

@@ -270,7 +270,10 @@ def _script(table: TableText, held: TableState) -> Iterator[str]:
 
 
 def _gone(table: TableText, held: TableState) -> list[str]:
-    """The chains to take out, those that jump to others first."""
+    """The chains to take out, in any order: all are emptied before the first is deleted.
+
+    A chain that a line still jumps to cannot be deleted.
+    """
     named = {chain.name for chain in table.chains}
     below = (c for c in held.chains if (is_subchain(c) or c == CHANGING) and c not in named)
     return [*(name for name in table.gone if name in held.chains), *below]

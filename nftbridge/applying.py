@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from nftbridge import firewalld
 from nftbridge.choice import Target
 from nftbridge.config import Source
 from nftbridge.deployment import Deployment
 from nftbridge.effects import check_forwarding, enable_forwarding
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, Problem, UnavailableError
-from nftbridge.firewalld import Steps, presence
+from nftbridge.firewalld import presence
 from nftbridge.plan import Plan
-from nftbridge.watchdog import watching
+
+if TYPE_CHECKING:  # firewalld rarely runs, and few applies are on trial
+    from nftbridge.firewalld.steps import Steps
 
 Warn: TypeAlias = Callable[[Iterable[Problem]], None]
 """Takes warnings as soon as they come up: an error may follow."""
@@ -23,11 +24,11 @@ Warn: TypeAlias = Callable[[Iterable[Problem]], None]
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What was done: by whom, to the rules, and to firewalld beside them."""
+    """What was done: by whom, to the rules, and to firewalld beside them (None: not asked)."""
 
     engine: Engine
     plan: Plan
-    beside: Steps = field(default_factory=Steps)
+    beside: Steps | None = None
 
     def __bool__(self) -> bool:
         return bool(self.plan or self.beside)
@@ -60,7 +61,9 @@ def restore(target: Target, *, with_firewalld: bool) -> Applied | None:
     if not with_firewalld:
         plan = engine.restore()
         return None if plan is None else Applied(engine, plan)
-    with firewalld.around(target.netns, engine.known, host) as beside:
+    from nftbridge.firewalld import guard
+
+    with guard.around(target.netns, engine.known, host) as beside:
         plan = engine.restore()
     return None if plan is None else Applied(engine, plan, beside)
 
@@ -85,10 +88,14 @@ def _wholly(
     engine = Deployment.to_apply(target, wanted)
     warn(engine.shortcomings(loaded.host))
     check_forwarding(loaded.host, target.netns)
-    with firewalld.around(target.netns, engine.known, loaded.host) as beside:
+    from nftbridge.firewalld import guard
+
+    with guard.around(target.netns, engine.known, loaded.host) as beside:
         warn(beside.warnings)
         vouched = None if loaded.warnings else source
         if confirm:
+            from nftbridge.watchdog import watching
+
             with watching(target) as watchdog:
                 done = engine.try_out(loaded.host, confirm, watchdog, vouched)
         else:

@@ -10,8 +10,9 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from nftbridge import __version__, defaults
 from nftbridge.errors import InputError, NftbridgeError, Problem
@@ -32,13 +33,31 @@ exit status:
   4  partly applied (iptables, across tables)
   5  a privilege or a component is missing
 """
+_Group: TypeAlias = Callable[["_Parser"], None]
+"""Adds the arguments of one kind to a parser."""
+
 _FILE = "a .toml or .json file, a folder of them, or - for JSON on standard input"
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse would exit with 2, which means something else here."""
+    """One command's arguments, which `groups` add when it is that command's turn.
+
+    The arguments of all others take 10 ms to declare, and nobody looks at them.
+    """
+
+    def __init__(self, *, groups: Iterable[_Group] = (), **options: Any) -> None:
+        super().__init__(**options)
+        self._groups = tuple(groups)
+
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        """What argparse begins with."""
+        for add in self._groups:
+            add(self)
+        self._groups = ()
+        return super().parse_known_args(*arguments, **options)
 
     def error(self, message: str) -> NoReturn:
+        """Raise; argparse would exit with 2, which means something else here."""
         hint = f"see `{self.prog} --help`"
         raise InputError((Problem("", message, hint),))
 
@@ -84,8 +103,7 @@ def _is_about_output(error: Exception) -> bool:
 def _run(options: argparse.Namespace) -> int:
     from nftbridge import commands
 
-    handler = commands.HANDLERS[options.command]
-    return handler(options)
+    return commands.handler(options.command)(options)
 
 
 def _report(error: NftbridgeError, *, as_json: bool) -> int:
@@ -121,49 +139,43 @@ def _parser() -> _Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"nftbridge {__version__}")
-    verbs = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    verbs = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", prog=parser.prog
+    )
 
-    def verb(name: str, summary: str, *groups: _Parser) -> _Parser:
-        parents = [*groups, _common()]
-        return verbs.add_parser(name, help=summary, description=summary, parents=parents)
+    def verb(name: str, summary: str, *groups: _Group) -> None:
+        verbs.add_parser(name, help=summary, description=summary, groups=groups)
 
-    verb("check", "validate a host file", _file())
-    _add_format(verb("render", "print what would be loaded", _file(), _table(), _layout()))
-    verb("plan", "show what apply would change", _file(), _target(), _layout())
+    verb("check", "validate a host file", _file, _common)
+    verb("render", "print what would be loaded", _file, _table, _layout, _common, _format)
+    verb("plan", "show what apply would change", _file, _target, _layout, _common)
     summary = "bring the kernel to the host file in one transaction"
-    _add_trial(verb("apply", summary, _file(), _target(), _layout()))
-    verify = verb("verify", "compare the kernel with what was last applied", _target())
-    verify.add_argument(
-        "--quiet", action="store_true", help="say nothing, or what is wrong in a line"
-    )
-    verb("status", "show networks, ports, counters and the backend", _target())
-    _add_question(verb("explain", "follow a packet: which rule decides, hook by hook", _target()))
-    remove = verb("remove", "take out all that is ours; rules in DOCKER-USER are kept", _target())
-    remove.add_argument("--all", action="store_true", help="take out the rules in DOCKER-USER too")
-    _add_firewall(verb("snippet", "print lines that other firewalls need", _target()))
-    verb("probe", "try what this kernel offers, in a namespace thrown away afterwards")
-    _add_flow(verb("doctor", "say what else on this host kills or leaks traffic", _target()))
-    verb("demo", "show it in throw-away network namespaces; the host is not touched")
-    summary = "make a host file of what a container engine says"
-    _add_import(verbs.add_parser("import", help=summary, description=summary))
-    verb("confirm", "keep what apply --confirm has brought, before its time is up", _target())
-    rollback = verb("rollback", "go back to what was applied before", _target(), _layout())
-    rollback.add_argument("--list", action="store_true", help="only show what was applied before")
-    _add_bridges(verb("baseline", "forward nothing into or out of bridges until apply", _target()))
-    verb(
-        "watch",
-        "keep the kernel as the host file declares it, as a service",
-        _file(),
-        _target(),
-        _layout(),
-    )
-    _add_units(verb("units", "print the systemd units for boot and for watch, or write them"))
-    summary = "go over from a container engine's own firewall, and back"
-    _add_migrate(verbs.add_parser("migrate", help=summary, description=summary))
+    verb("apply", summary, _file, _target, _layout, _common, _trial)
+    verb("verify", "compare the kernel with what was last applied", _target, _common, _quiet)
+    verb("status", "show networks, ports, counters and the backend", _target, _common)
+    summary = "follow a packet: which rule decides, hook by hook"
+    verb("explain", summary, _target, _common, _question)
+    summary = "take out all that is ours; rules in DOCKER-USER are kept"
+    verb("remove", summary, _target, _common, _everything)
+    verb("snippet", "print lines that other firewalls need", _target, _common, _firewall)
+    verb("probe", "try what this kernel offers, in a namespace thrown away afterwards", _common)
+    verb("doctor", "say what else on this host kills or leaks traffic", _target, _common, _flow)
+    verb("demo", "show it in throw-away network namespaces; the host is not touched", _common)
+    verb("import", "make a host file of what a container engine says", _engines)
+    summary = "keep what apply --confirm has brought, before its time is up"
+    verb("confirm", summary, _target, _common)
+    verb("rollback", "go back to what was applied before", _target, _layout, _common, _list)
+    summary = "forward nothing into or out of bridges until apply"
+    verb("baseline", summary, _target, _common, _bridges)
+    summary = "keep the kernel as the host file declares it, as a service"
+    verb("watch", summary, _file, _target, _layout, _common)
+    summary = "print the systemd units for boot and for watch, or write them"
+    verb("units", summary, _common, _units)
+    verb("migrate", "go over from a container engine's own firewall, and back", _migrations)
     return parser
 
 
-def _add_trial(parser: _Parser) -> None:
+def _trial(parser: _Parser) -> None:
     parser.add_argument(
         "--confirm",
         type=_trial_seconds,
@@ -175,7 +187,21 @@ def _add_trial(parser: _Parser) -> None:
     )
 
 
-def _add_bridges(parser: _Parser) -> None:
+def _quiet(parser: _Parser) -> None:
+    parser.add_argument(
+        "--quiet", action="store_true", help="say nothing, or what is wrong in a line"
+    )
+
+
+def _everything(parser: _Parser) -> None:
+    parser.add_argument("--all", action="store_true", help="take out the rules in DOCKER-USER too")
+
+
+def _list(parser: _Parser) -> None:
+    parser.add_argument("--list", action="store_true", help="only show what was applied before")
+
+
+def _bridges(parser: _Parser) -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", help=f"{_FILE}; its bridges")
     parser.add_argument(
         "--bridge",
@@ -190,18 +216,10 @@ def _add_bridges(parser: _Parser) -> None:
     )
 
 
-def _add_question(parser: _Parser) -> None:
+def _question(parser: _Parser) -> None:
     """The packet to follow. Values are read later, so that all faults are told at once."""
     parser.add_argument("file", metavar="FILE", nargs="?", help=f"{_FILE}; optional with --live")
-    for option, dest, metavar, meaning in (
-        ("--in", "iif", "IF", "interface it comes in by: a bridge, an uplink, or host"),
-        ("--src", "source", "ADDRESS", "its source"),
-        ("--dst", "destination", "ADDRESS", "its destination, before any translation"),
-        ("--proto", "protocol", "PROTOCOL", "tcp, udp, sctp or icmp"),
-    ):
-        parser.add_argument(option, dest=dest, metavar=metavar, required=True, help=meaning)
-    parser.add_argument("--dport", metavar="PORT", help="destination port, not for icmp")
-    parser.add_argument("--out", metavar="IF", help="the way out, where the model has no route")
+    _add_packet(parser, required=True)
     parser.add_argument(
         "--host-address",
         action="append",
@@ -214,7 +232,7 @@ def _add_question(parser: _Parser) -> None:
     )
 
 
-def _add_units(parser: _Parser) -> None:
+def _units(parser: _Parser) -> None:
     """Which host file the units are for, and where they go."""
     parser.add_argument(
         "file",
@@ -228,71 +246,33 @@ def _add_units(parser: _Parser) -> None:
     )
 
 
-def _add_flow(parser: _Parser) -> None:
+def _flow(parser: _Parser) -> None:
     """A host file, and the packet to ask about if it is not about everything."""
     parser.add_argument("file", metavar="FILE", nargs="?", help=f"{_FILE}; else as last applied")
+    _add_packet(parser, required=False)
+
+
+def _add_packet(parser: _Parser, *, required: bool) -> None:
+    """One packet; `required` is whether there must be one. Then it has these four at least."""
     for option, dest, metavar, meaning in (
-        ("--in", "iif", "IF", "ask about one packet: the interface it comes in by, or host"),
+        ("--in", "iif", "IF", "where the packet comes in: a bridge, an uplink, or host"),
         ("--src", "source", "ADDRESS", "its source"),
         ("--dst", "destination", "ADDRESS", "its destination, before any translation"),
         ("--proto", "protocol", "PROTOCOL", "tcp, udp, sctp or icmp"),
-        ("--dport", "dport", "PORT", "its destination port, not for icmp"),
-        ("--out", "out", "IF", "the way out, where the routes do not say it"),
     ):
-        parser.add_argument(option, dest=dest, metavar=metavar, help=meaning)
+        parser.add_argument(option, dest=dest, metavar=metavar, required=required, help=meaning)
+    parser.add_argument("--dport", metavar="PORT", help="its destination port, not for icmp")
+    parser.add_argument("--out", metavar="IF", help="its way out, where no route says it")
 
 
-def _add_import(parser: _Parser) -> None:
+def _engines(parser: _Parser) -> None:
     engines = parser.add_subparsers(dest="engine", required=True, metavar="ENGINE")
     summary = "from Docker: a running Engine, or what it said before"
-    docker = engines.add_parser("docker", help=summary, description=summary, parents=[_common()])
-    _add_inspected(docker)
-    docker.add_argument(
-        "--format",
-        choices=("toml", "json"),
-        default="toml",
-        help="of the host file (default: %(default)s; --json means json)",
-    )
+    groups = (_common, _inspected, _host_format)
+    engines.add_parser("docker", help=summary, description=summary, groups=groups)
 
 
-_MIGRATE = """\
-Without --apply or --undo only a plan is printed. With --apply nftbridge's rules come in, then the
-rules in DOCKER-USER are carried over, then Docker's own rules go out: established connections go
-on, and nothing passes that may not. What was there is kept for --undo.
-"""
-
-
-def _add_migrate(parser: _Parser) -> None:
-    engines = parser.add_subparsers(dest="engine", required=True, metavar="ENGINE")
-    parents = [_target(), _common()]
-    docker = engines.add_parser(
-        "docker", help="from Docker's own rules", description=_MIGRATE, parents=parents
-    )
-    _add_inspected(docker)
-    docker.add_argument("--apply", action="store_true", help="do it; else only show it")
-    docker.add_argument("--undo", action="store_true", help="go back to Docker's own rules")
-    docker.add_argument(
-        "--write",
-        action="store_true",
-        help="with --apply: switch off Docker's firewall in FILE",
-    )
-    docker.add_argument(
-        "--daemon-json",
-        type=Path,
-        default=Path("/etc/docker/daemon.json"),
-        metavar="FILE",
-        help="that file (default: %(default)s)",
-    )
-    docker.add_argument(
-        "--forward-policy",
-        choices=("auto", "keep", "accept"),
-        default="auto",
-        help="what to do where iptables' FORWARD drops by policy: auto takes it back if nothing"
-        " speaks for others having set it; where it is kept, accepts for our bridges are put in",
-    )
-
-
-def _add_inspected(docker: argparse.ArgumentParser) -> None:
+def _inspected(docker: _Parser) -> None:
     """Where to learn of Docker's networks and containers."""
     docker.add_argument(
         "--docker",
@@ -317,7 +297,54 @@ def _add_inspected(docker: argparse.ArgumentParser) -> None:
         )
 
 
-def _add_firewall(parser: _Parser) -> None:
+def _host_format(docker: _Parser) -> None:
+    docker.add_argument(
+        "--format",
+        choices=("toml", "json"),
+        default="toml",
+        help="of the host file (default: %(default)s; --json means json)",
+    )
+
+
+_MIGRATION = """\
+Without --apply or --undo only a plan is printed. With --apply nftbridge's rules come in, then the
+rules in DOCKER-USER are carried over, then Docker's own rules go out: established connections go
+on, and nothing passes that may not. What was there is kept for --undo.
+"""
+
+
+def _migrations(parser: _Parser) -> None:
+    engines = parser.add_subparsers(dest="engine", required=True, metavar="ENGINE")
+    groups = (_target, _common, _inspected, _migration)
+    summary = "from Docker's own rules"
+    engines.add_parser("docker", help=summary, description=_MIGRATION, groups=groups)
+
+
+def _migration(docker: _Parser) -> None:
+    docker.add_argument("--apply", action="store_true", help="do it; else only show it")
+    docker.add_argument("--undo", action="store_true", help="go back to Docker's own rules")
+    docker.add_argument(
+        "--write",
+        action="store_true",
+        help="with --apply: switch off Docker's firewall in FILE",
+    )
+    docker.add_argument(
+        "--daemon-json",
+        type=Path,
+        default=Path("/etc/docker/daemon.json"),
+        metavar="FILE",
+        help="that file (default: %(default)s)",
+    )
+    docker.add_argument(
+        "--forward-policy",
+        choices=("auto", "keep", "accept"),
+        default="auto",
+        help="what to do where iptables' FORWARD drops by policy: auto takes it back if nothing"
+        " speaks for others having set it; where it is kept, accepts for our bridges are put in",
+    )
+
+
+def _firewall(parser: _Parser) -> None:
     """Whom the lines are for; the choices are `snippet.FIREWALLS`, which is not imported here."""
     meaning = f"{_FILE}; without it, what was last applied"
     parser.add_argument("file", metavar="FILE", nargs="?", help=meaning)
@@ -330,7 +357,7 @@ def _add_firewall(parser: _Parser) -> None:
     )
 
 
-def _add_format(parser: _Parser) -> None:
+def _format(parser: _Parser) -> None:
     parser.add_argument(
         "--format",
         choices=("json", "nft", "restore", "restore6"),
@@ -339,76 +366,67 @@ def _add_format(parser: _Parser) -> None:
     )
 
 
-def _common() -> _Parser:
-    group = _Parser(add_help=False)
-    group.add_argument(
+def _common(parser: _Parser) -> None:
+    parser.add_argument(
         "--json", action="store_true", help="machine-readable result on standard output"
     )
-    return group
 
 
-def _file() -> _Parser:
-    group = _Parser(add_help=False)
-    group.add_argument("file", metavar="FILE", help=_FILE)
-    return group
+def _file(parser: _Parser) -> None:
+    parser.add_argument("file", metavar="FILE", help=_FILE)
 
 
-def _table() -> _Parser:
-    group = _Parser(add_help=False)
-    group.add_argument(
+def _table(parser: _Parser) -> None:
+    parser.add_argument(
         "--table",
         default=defaults.TABLE,
         metavar="NAME",
         type=_table_name,
         help="name of the nftables table (default: %(default)s)",
     )
-    return group
 
 
-def _target() -> _Parser:
-    group = _Parser(add_help=False, parents=[_table()])
-    group.add_argument(
+def _target(parser: _Parser) -> None:
+    _table(parser)
+    parser.add_argument(
         "--backend",
         choices=("auto", "nftables", "iptables"),
         default="auto",
         help="auto takes nftables where the kernel has it (default: %(default)s)",
     )
-    group.add_argument(
+    parser.add_argument(
         "--iptables",
         choices=("legacy", "nft"),
         default="legacy",
         help="which programs the iptables backend runs (default: %(default)s)",
     )
-    group.add_argument(
+    parser.add_argument(
         "--wait",
         type=_seconds,
         default=defaults.WAIT,
         metavar="SECONDS",
         help="how long another program may hold xtables' lock (default: %(default)s)",
     )
-    group.add_argument(
+    parser.add_argument(
         "--netns", metavar="NAME_OR_PATH", help="program that network namespace instead of this one"
     )
-    group.add_argument(
+    parser.add_argument(
         "--state-dir",
         type=Path,
         default=defaults.STATE_DIRECTORY,
         metavar="DIR",
         help="where to keep what was last applied (default: %(default)s)",
     )
-    return group
 
 
-def _layout() -> _Parser:
-    group = _Parser(add_help=False)
-    group.add_argument(
+def _layout(parser: _Parser) -> None:
+    parser.add_argument(
         "--iptables-layout",
         choices=("docker", "tree"),
         default="docker",
         help="shape of iptables' chains: Docker's lists, or trees, which many ports make faster"
         " (default: %(default)s)",
     )
-    return group
 
 
 def _seconds(text: str) -> float:

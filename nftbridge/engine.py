@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import stat
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
-from nftbridge import config
+from nftbridge import config, takeover
 from nftbridge import netns as namespaces
 from nftbridge.backend import Backend, Observation
 from nftbridge.choice import Choice, Target, choose
 from nftbridge.config import Source
-from nftbridge.conntrack.revoked import Revoked, departed, merged, reshaped, revoked
+from nftbridge.conntrack.apply import cut_off, revoked_by_rows, revoked_since
+from nftbridge.conntrack.revoked import Revoked
 from nftbridge.difference import Document, difference, stands_apart
 from nftbridge.effects import forwarded_families, may_lack_effects, missing_effects
-from nftbridge.errors import (
-    InputError,
-    KernelRefusedError,
-    NftbridgeError,
-    PartlyAppliedError,
-    Problem,
-    UnavailableError,
-)
-from nftbridge.model import Host, Network
+from nftbridge.errors import InputError, KernelRefusedError, Problem, UnavailableError
+from nftbridge.mirrored import settled
+from nftbridge.model import Host
 from nftbridge.past import Past
 from nftbridge.plan import Plan, compare
-from nftbridge.policy.derive import MIRRORED_INTERFACE
+from nftbridge.record import Record, Recorder
 from nftbridge.trial import Trial
-
-_GENERATIONS = 1 << 32
-"""The counter has 32 bits and skips zero: once in that many changes the kernel is listed again."""
-
-_WSL_TOOL = Path("/usr/bin/wslinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +42,6 @@ class Status:
     trial: Trial | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """What is recorded of a host: a document, and a digest if files of that digest say all of it.
-
-    `canonical` documents are those of `host_to_data`. The kernel has to forward the families in
-    `forwarded`.
-    """
-
-    document: Document
-    digest: str = ""
-    canonical: bool = True
-    forwarded: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, host: Host, source: Source | None = None) -> _Record:
-        """The record of `host`, in the words of `source` if there are any."""
-        if source is None:
-            return cls(config.host_to_data(host))
-        document, digest = source.document(), "" if may_lack_effects(host) else source.digest()
-        families = forwarded_families(host)
-        if document is None:
-            return cls(config.host_to_data(host), digest, forwarded=families)
-        return cls(document, digest, canonical=False, forwarded=families)
-
-
 class Engine:
     """Brings one table of one kernel to what a host declares."""
 
@@ -89,6 +49,7 @@ class Engine:
         self._target = target
         self._backend = backend
         self._state = state_of(target)
+        self._recorder = Recorder(self._state, backend.name, self._generation)
 
     @classmethod
     def of_last_apply(cls, target: Target, wanted: str) -> tuple[Self, Choice]:
@@ -146,9 +107,8 @@ class Engine:
             start = self._generation()
             if not self._is_as_recorded(start) or not self._state.source():
                 return None
-            with namespaces.inside(self._target.netns):
-                if not all(map(namespaces.forwards, self._state.forwarded())):
-                    return None
+            if not namespaces.forwards_all(self._state.forwarded(), self._target.netns):
+                return None
             if source.digest() == self._state.source():
                 return Plan()
             document = source.document()
@@ -156,7 +116,7 @@ class Engine:
             if plan is None or document is None:
                 return None
             forwarded = {*self._state.forwarded(), *forwarded_families(plan.wanted_host or Host())}
-            record = _Record(
+            record = Record(
                 document, source.digest(), canonical=False, forwarded=tuple(sorted(forwarded))
             )
             return self._go_short(plan, lambda: source.load().host, record, start)
@@ -168,19 +128,13 @@ class Engine:
         another backend.
         """
         with self._state.locked():
-            host, document = self._state.applied(), self._state.document()
+            host = self._state.applied()
             if host is None or self._state.backend() != self._backend.name:
                 return None
             start = self._generation()
             if self._is_as_recorded(start):
                 return Plan()
-            record = _Record(
-                cast("Document", document),  # a host was made of it
-                self._state.source(),
-                self._state.canonical(),
-                self._state.forwarded(),
-            )
-            return self._go_long(host, record, start)
+            return self._go_long(host, Record.of_last_apply(self._state), start)
 
     def last_applied(self) -> Host | None:
         """The host that was last applied; None if no apply is on record, or a remove."""
@@ -203,7 +157,7 @@ class Engine:
     def _go_to(self, declared: Host, source: Source | None = None) -> Plan:
         """The way to that host, with the lock held."""
         host = settled(declared, self._target.netns)
-        record = _Record.of(host, source if host is declared else None)
+        record = Record.of(host, source if host is declared else None)
         start = self._generation()
         plan = self._short_way(record.document, start)
         if plan is not None:
@@ -244,9 +198,8 @@ class Engine:
             return None
         if loaded.warnings or may_lack_effects(loaded.host) or loaded.host.wsl2_mirrored is None:
             return None
-        with namespaces.inside(self._target.netns):
-            if not all(map(namespaces.forwards, forwarded_families(loaded.host))):
-                return None
+        if not namespaces.forwards_all(forwarded_families(loaded.host), self._target.netns):
+            return None
         if not stands_apart(found, held, loaded.host):
             return None
         return self._exchangeable(held, loaded.host)
@@ -261,68 +214,40 @@ class Engine:
         return plan
 
     def _go_short(
-        self, plan: Plan, host: Callable[[], Host], record: _Record, start: int | None
+        self, plan: Plan, host: Callable[[], Host], record: Record, start: int | None
     ) -> Plan:
         """Change rows without having looked; if the kernel objects, put everything in anew."""
         incremental = self._backend.incremental
-        gone = self._revoked(plan, host)
-        with self._recorded(record, start, commits=int(bool(plan))):
+        gone = revoked_by_rows(plan, self._state.applied, host, self._target.netns)
+        with self._recorder.around(record, start, commits=int(bool(plan))):
             try:
                 if plan and incremental is not None:
                     incremental.exchange(plan.removed, plan.added)
             except KernelRefusedError as refusal:
                 plan = self._install(host(), plan, refusal)
-        return cut_off(plan, gone, self._target)
+        return cut_off(plan, gone, self._target.netns)
 
-    def _go_long(self, host: Host, record: _Record, start: int | None) -> Plan:
+    def _go_long(self, host: Host, record: Record, start: int | None) -> Plan:
         """Look at the kernel, and change what is not as `host` declares it."""
         others = self._others()
         observed = self._observe(host)
         plan = self._way_to(host, observed)
-        gone = self._revoked_since(self._state.applied() if plan else None, host, plan)
-        with self._recorded(record, start, commits=int(bool(plan)), anyway=bool(others)):
+        held = self._state.applied() if plan else None
+        gone = self._revoked_since(held, host, plan)
+        with self._recorder.around(record, start, commits=int(bool(plan)), anyway=bool(others)):
             if plan:
                 plan = self._bring_to(host, observed, plan)
-            kept = self._remove_others(others)  # until then both decide, the stricter one counts
-        return cut_off(replace(plan, kept=kept), gone, self._target)
-
-    def _revoked(self, plan: Plan, host: Callable[[], Host]) -> Revoked:
-        """What a change of rows takes away; `plan` has the networks that differ, as they were."""
-        held, wanted = plan.held_host, plan.wanted_host
-        if held is None or wanted is None:
-            return Revoked()
-        left = departed(held, wanted, plan.removed)
-        found = revoked(plan.removed, plan.added, tcp=wanted.cut_revoked, left=left)
-        networks = reshaped(held, wanted)
-        whole = self._state.applied() if networks else None
-        return found if whole is None else self._judged(found, whole, host(), networks)
+            # until then both decide, the stricter one counts
+            kept = takeover.remove(others, self._backend, self.known)
+        return cut_off(replace(plan, kept=kept), gone, self._target.netns)
 
     def _revoked_since(self, held: Host | None, host: Host, plan: Plan) -> Revoked:
-        """What `plan` takes away, and the way from the last apply if rows were lost since."""
-        left = departed(held, host, plan.removed)
-        found = revoked(plan.removed, plan.added, tcp=host.cut_revoked, left=left)
-        if held is None:
-            return found
-        if plan.install:  # what is observed then says little of what was let through before
-            way = compare(self._backend.rows(held), self._backend.rows(host))
-            removed, added = merged(way.removed, plan.removed), merged(way.added, plan.added)
-            found = revoked(removed, added, tcp=host.cut_revoked, left=left)
-        return self._judged(found, held, host, reshaped(settled(held, self._target.netns), host))
-
-    def _judged(
-        self, found: Revoked, held: Host, wanted: Host, networks: tuple[Network, ...]
-    ) -> Revoked:
-        """`found`, with an eye on flows of networks that are another kind now."""
-        if not networks:
-            return found
-        from nftbridge.conntrack.judge import judgement
-
-        before, after = (settled(host, self._target.netns) for host in (held, wanted))
-        return replace(found, judge=judgement(before, after, networks))
+        """What the way to `host` takes away from the flows that there are."""
+        return revoked_since(held, host, plan, self._backend.rows, self._target.netns)
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:
-            self._backend.bring_to(host, observed, self._known)
+            self._backend.bring_to(host, observed, self.known)
         except KernelRefusedError as refusal:
             if plan.install or self._backend.incremental is None:
                 raise
@@ -333,43 +258,8 @@ class Engine:
         """After a refused change of rows: everything, once. Whoever reads the plan learns why."""
         reason = f"the kernel refused to change rows alone ({refusal.reason})"
         everything = Observation(present=True, rows={}, differences=(reason,))
-        self._backend.bring_to(host, everything, self._known)
+        self._backend.bring_to(host, everything, self.known)
         return replace(plan, install=(reason,), retried=reason)
-
-    @contextmanager
-    def _recorded(
-        self, record: _Record, start: int | None, *, commits: int, anyway: bool = False
-    ) -> Generator[None]:
-        """Announce what is done, and then record it, with a mark if nobody cut in.
-
-        Without a commit, and not `anyway`, a record that says the same is left as it is.
-        """
-        if not commits and not anyway and self._state.document() == record.document:
-            yield
-            self._state.drop_unsettled()  # what somebody announced and did not do
-        else:
-            if self._leads_elsewhere(record):
-                self._state.step()
-            self._state.announce(record.document, self._backend.name, canonical=record.canonical)
-            try:
-                yield
-            except PartlyAppliedError:
-                raise  # what was announced is in the kernel, in part
-            except NftbridgeError:
-                self._state.withdraw()
-                raise
-            self._state.settle()
-        now = self._generation()
-        if start is not None and now == (start + commits) % _GENERATIONS:
-            self._state.set_mark(now, record.digest, record.forwarded)
-
-    def _leads_elsewhere(self, record: _Record) -> bool:
-        """Whether it is about another host; on trial the same one in other words is a repair."""
-        if self._state.document() == record.document:
-            return False
-        if not self._state.is_on_trial():
-            return True
-        return self._state.applied() != config.host_from_data(record.document)
 
     def _generation(self) -> int | None:
         incremental = self._backend.incremental
@@ -401,7 +291,7 @@ class Engine:
 
     def _looked(self) -> tuple[Observation, Plan]:
         """The kernel beside what was last applied, or announced if it is that."""
-        found = [(self._observe(host), host) for host in self._known()]
+        found = [(self._observe(host), host) for host in self.known()]
         left = tuple(f"{other.name} holds rules as well" for other in self._others())
         if found:
             ways = [(seen, replace(self._way_to(h, seen), held_host=h)) for seen, h in found]
@@ -424,76 +314,27 @@ class Engine:
     def _take_out(self, *, everything: bool) -> Removal:
         backends = [*self._others(), self._backend]
         present = self._observe().present or len(backends) > 1
-        known = self._known
+        known = self.known
         kept = tuple(k for b in backends for k in b.remove(known, everything=everything))
         self._state.forget()
         return Removal(present, kept)
 
     def known(self) -> list[Host]:
-        """The hosts that the kernel may hold: the last one applied, and one whose apply was cut."""
-        return self._known()
-
-    def _others(self) -> list[Backend]:
-        """Other backends of the last apply, or of one that was cut off, that have left anything."""
-        names = (name for name in self._state.backends() if name != self._backend.name)
-        others = (choose(name, self._target).backend for name in names)
-        return [other for other in others if other.observe(self._known).present]
-
-    def _remove_others(self, others: Sequence[Backend]) -> tuple[str, ...]:
-        """Take the rules of other backends out, when ours are in; phrases for what was kept."""
-        kept: list[str] = []
-        for other in others:
-            try:
-                kept += other.remove(self._known, everything=False)
-            except NftbridgeError as error:
-                raise PartlyAppliedError(
-                    f"{self._backend.name} has the new rules, but what {other.name} holds is still"
-                    f" there: {error}"
-                ) from error
-        return tuple(kept)
-
-    def _known(self) -> list[Host]:
-        """The host last applied, and those of transactions of which nobody recorded the end."""
+        """The hosts that the kernel may hold: the last one applied, and those cut on their way."""
         applied = self._state.applied()
         return [*([] if applied is None else [applied]), *self._state.pending()]
 
+    def _others(self) -> list[Backend]:
+        return takeover.others(self._backend, self._target, self._state, self.known)
+
     def _observe(self, *wanted: Host) -> Observation:
-        return self._backend.observe(lambda: [*self._known(), *wanted])
+        return self._backend.observe(lambda: [*self.known(), *wanted])
 
     def _way_to(self, host: Host, observed: Observation) -> Plan:
         wanted = self._backend.rows(host)
         return compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
 
 
-def cut_off(plan: Plan, gone: Revoked, target: Target) -> Plan:
-    """End the connections that `gone` concerns, after the rules are in: `plan` says how it went."""
-    if not plan or not gone:
-        return plan
-    from nftbridge.conntrack import kernel
-
-    done = kernel.end(gone, target.netns)
-    return replace(plan, ended=done.count, unended=done.problem)
-
-
 def state_of(target: Target) -> Past:
     """The record of that table in that namespace."""
     return Past.of(target.state_directory, target.table, target.netns)
-
-
-def settled(host: Host, netns: str | None = None) -> Host:
-    """`host` with ``wsl2_mirrored = "auto"`` decided as Docker does, by looking at this machine."""
-    if host.wsl2_mirrored is not None:
-        return host
-    with namespaces.inside(netns):
-        try:
-            socket.if_nametoindex(MIRRORED_INTERFACE)
-        except OSError:
-            return replace(host, wsl2_mirrored=False)
-    return replace(host, wsl2_mirrored=_is_program(_WSL_TOOL))
-
-
-def _is_program(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode) and os.access(path, os.X_OK)
-    except OSError:
-        return False

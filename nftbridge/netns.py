@@ -6,7 +6,7 @@ import ctypes
 import errno
 import os
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -74,6 +74,12 @@ def forwards(family: str) -> bool:
         return FORWARDING[family].read_text().strip() != "0"
     except OSError:
         return True
+
+
+def forwards_all(families: Iterable[str], netns: str | None) -> bool:
+    """Whether that namespace forwards every one of these families."""
+    with inside(netns):
+        return all(map(forwards, families))
 
 
 def _opened(netns: str) -> _Opened:

@@ -16,8 +16,9 @@ from dataclasses import replace
 
 from nftbridge.backend import Backend, Incremental
 from nftbridge.choice import Target, choose
+from nftbridge.conntrack.apply import cut_off
 from nftbridge.conntrack.revoked import revoked
-from nftbridge.engine import Engine, cut_off, state_of
+from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, KernelRefusedError, NftbridgeError
 from nftbridge.inventory import DoubtfulError, Inventory
 from nftbridge.model import Address, Host
@@ -104,7 +105,8 @@ class Session:
             self._inventory = None
             return None
         plan = self._send(changes, Plan(removed=rows[0], added=rows[1]), incremental, start)
-        return cut_off(plan, revoked(*rows, tcp=inventory.cut_revoked, left=left), self._target)
+        gone = revoked(*rows, tcp=inventory.cut_revoked, left=left)
+        return cut_off(plan, gone, self._target.netns)
 
     def _send(
         self, changes: tuple[Change, ...], plan: Plan, incremental: Incremental, start: int

@@ -16,7 +16,7 @@ def stands(source: Source, directory: Path, table: str, netns: str | None) -> bo
     mark = state.mark() if state.backend() == "nftables" else None
     if mark is None or not state.source() or state.is_on_trial():
         return False
+    if not namespaces.forwards_all(state.forwarded(), netns):
+        return False
     with namespaces.inside(netns):
-        if not all(map(namespaces.forwards, state.forwarded())):
-            return False
         return mark == current() and state.source() == source.digest()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nftbridge import config
 from nftbridge.compat.text import script
-from nftbridge.engine import settled
+from nftbridge.mirrored import settled
 from nftbridge.model import Family, Host
 from nftbridge.nft import document, lower, text
 from nftbridge.nft.syntax import RuleLine

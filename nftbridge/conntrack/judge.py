@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import ip_address, ip_network
 from typing import TypeAlias
 
-from nftbridge.conntrack.revoked import Flow, Judgement, Links
+from nftbridge.conntrack.revoked import Flow, Judgement, Links, Packed
 from nftbridge.model import Address, Host, Network, Prefix
 from nftbridge.policy.evaluate import Evaluator, Packet
 from nftbridge.policy.path import Surroundings, journey
@@ -37,13 +38,17 @@ def judgement(held: Host, wanted: Host, networks: Iterable[Network]) -> Judgemen
     before, after = _Rules(held), _Rules(wanted)
     known: dict[tuple[object, ...], bool] = {}
 
+    @cache  # thousands of flows come from a few addresses
+    def is_inside(address: Packed) -> bool:
+        return _within(ip_address(address), subnets)
+
     def otherwise(flow: Flow, links: Links) -> bool:
-        ends = [ip_address(a) for a in (flow.source, flow.destination, flow.reply_source)]
-        if not any(_within(end, subnets) for end in ends):
+        if not any(map(is_inside, (flow.source, flow.destination, flow.reply_source))):
             return False
         # where a packet from afar comes from is of no interest to the rules, but for link-local
         afar = links.interface(flow.source) == "" and not links.is_own(flow.source)
-        source = ends[0].is_link_local if afar and not _within(ends[0], subnets) else flow.source
+        around = is_inside(flow.source) or not afar
+        source = flow.source if around else ip_address(flow.source).is_link_local
         key = (source, flow.destination, flow.protocol, flow.port)
         if key not in known:
             then, now = before.outcome(flow, links), after.outcome(flow, links)

@@ -1,53 +1,15 @@
-"""The door to conntrack: lists the flows of a network namespace, and ends some of them.
-
-Only what an apply has revoked brings anybody here: pyroute2 takes 0.2 s to import.
-"""
+"""The door to conntrack: the end of the flows that an apply has revoked, and how that went."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import importlib
-import os
-import socket
-import struct
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import ip_address
-from typing import Any, NamedTuple, TypeAlias, cast
+from pathlib import Path
 
 from nftbridge import netns as namespaces
-from nftbridge.conntrack.revoked import Flow, Links, Packed, Revoked
+from nftbridge.conntrack.revoked import Revoked
 from nftbridge.errors import NftbridgeError
 
-# include/uapi/linux/netlink.h, netfilter/nfnetlink.h and nfnetlink_conntrack.h
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
-_FAMILY_BYTES = 4
-_ATTRIBUTE = struct.Struct("=HH")  # length, type
-_KIND = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
-_NEW_FLOW = 1 << 8 | 0  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW
-_ORIGINAL, _REPLY, _ID, _ZONE = 1, 2, 12, 18  # CTA_…
-_IP, _PROTO = 1, 2  # CTA_TUPLE_…
-_SOURCE = {socket.AF_INET: 1, socket.AF_INET6: 3}  # CTA_IP_V4_SRC, CTA_IP_V6_SRC; then …_DST
-_NUMBER, _SOURCE_PORT, _PORT = 1, 2, 3  # CTA_PROTO_…
-_ADDRESS_NAMES = {
-    socket.AF_INET: ("CTA_IP_V4_SRC", "CTA_IP_V4_DST"),
-    socket.AF_INET6: ("CTA_IP_V6_SRC", "CTA_IP_V6_DST"),
-}
-_PROTO_NAMES = {
-    1: "CTA_PROTO_NUM",
-    2: "CTA_PROTO_SRC_PORT",
-    3: "CTA_PROTO_DST_PORT",
-    4: "CTA_PROTO_ICMP_ID",
-    5: "CTA_PROTO_ICMP_TYPE",
-    6: "CTA_PROTO_ICMP_CODE",
-    7: "CTA_PROTO_ICMPV6_ID",
-    8: "CTA_PROTO_ICMPV6_TYPE",
-    9: "CTA_PROTO_ICMPV6_CODE",
-}
-
-_Attributes: TypeAlias = dict[int, bytes]
+_FOLLOWED = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,175 +20,32 @@ class Ended:
     problem: str = ""
 
 
-class _Entry(NamedTuple):
-    """A flow, and what the kernel knows it by."""
-
-    flow: Flow
-    original: bytes
-    identity: bytes
-    zone: bytes
-
-
 def end(revoked: Revoked, netns: str | None) -> Ended:
     """End the flows in `netns` that `revoked` concerns; raises nothing, since the rules are in."""
     if not revoked:
         return Ended()
     try:
-        with namespaces.inside(netns), ThreadPoolExecutor(1) as thread:
-            # in a thread, which is in the same namespace: the caller's may run an event loop
-            return thread.submit(lambda: asyncio.run(_end(revoked))).result()
+        with namespaces.inside(netns):
+            return Ended(_end(revoked))
     except ImportError:
         return Ended(problem="pyroute2 is missing")
-    except (OSError, NftbridgeError) as error:
-        return Ended(problem=_reason(error))
-    except Exception as error:
-        if not isinstance(error, _failures()):
-            raise
-        return Ended(problem=_reason(error))
+    except OSError as error:
+        return Ended(problem=error.strerror or str(error))
+    except NftbridgeError as error:
+        return Ended(problem=str(error))
 
 
-async def _end(revoked: Revoked) -> Ended:
-    links, count = await _links(), 0
-    for family in (socket.AF_INET, socket.AF_INET6):
-        async with _module().AsyncNFCTSocket(nfgen_family=family) as conntrack:
-            conntrack.register_policy({_NEW_FLOW: _Message})
-            concerned = [
-                entry
-                async for message in await conntrack.dump(tuple_orig=_filter(family, revoked))
-                if (entry := _entry(message.body, family)) is not None
-                and revoked.concerns(entry.flow, links)
-            ]
-            for entry in concerned:
-                count += await _delete(conntrack, entry, family)
-    return Ended(count)
+def _end(revoked: Revoked) -> int:
+    if not _any_followed():
+        return 0
+    from nftbridge.conntrack import flows  # pyroute2 takes 0.1 s to import
+
+    return flows.end(revoked)
 
 
-def _filter(family: int, revoked: Revoked) -> object:
-    """What the kernel leaves out by itself, from Linux 5.8 on; before, it ignores the wish."""
-    if revoked.protocol is None:
-        return None
-    return _module().NFCTAttrTuple(family=family, proto=revoked.protocol)
-
-
-async def _delete(conntrack: Any, entry: _Entry, family: socket.AddressFamily) -> bool:
-    """End that very flow; False if it has ended meanwhile, whatever has come in its place."""
-    wanted: dict[str, object] = {
-        "tuple_orig": _tuple(entry.original, family),
-        "id": int.from_bytes(entry.identity, "big"),
-    }
-    if entry.zone:
-        wanted["zone"] = int.from_bytes(entry.zone, "big")
+def _any_followed() -> bool:
+    """Whether the kernel follows any flow here, as far as it says."""
     try:
-        await conntrack.entry("del", **wanted)
-    except _failures() as error:
-        if cast("Any", error).code != errno.ENOENT:
-            raise
-        return False
-    return True
-
-
-class _Message(dict[str, object]):
-    """A message of a dump, as pyroute2 wants it, but read no further: that takes a tenth."""
-
-    def __init__(self, data: bytes, offset: int = 0) -> None:
-        super().__init__()
-        self._data, self._offset = data, offset
-        self.body = b""
-
-    def decode(self) -> None:
-        """What pyroute2 calls: the header is for it, the body for us."""
-        length, kind, flags, *_ = _HEADER.unpack_from(self._data, self._offset)
-        self["header"] = {"type": kind, "flags": flags, "error": None}
-        start = self._offset + _HEADER.size + _FAMILY_BYTES
-        self.body = self._data[start : self._offset + length]
-
-
-def _entry(body: bytes, family: socket.AddressFamily) -> _Entry | None:
-    """The flow in the attributes of a message; None if it is incomplete."""
-    top = dict(_attributes(body))
-    first = _SOURCE[family]
-    try:
-        addresses, ports = _parts(top[_ORIGINAL])
-        reply_addresses, reply_ports = _parts(top[_REPLY])
-        flow = Flow(
-            protocol=ports[_NUMBER][0],
-            source=addresses[first],
-            destination=addresses[first + 1],
-            port=int.from_bytes(ports.get(_PORT, b""), "big"),
-            reply_source=reply_addresses[first],
-            reply_port=int.from_bytes(reply_ports.get(_SOURCE_PORT, b""), "big"),
-        )
-        return _Entry(flow, top[_ORIGINAL], top[_ID], top.get(_ZONE, b""))
-    except KeyError:
-        return None
-
-
-def _parts(body: bytes) -> tuple[_Attributes, _Attributes]:
-    """The addresses and the protocol's fields of a tuple."""
-    both = dict(_attributes(body))
-    return dict(_attributes(both[_IP])), dict(_attributes(both[_PROTO]))
-
-
-def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
-    place = 0
-    while place + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, place)
-        yield kind & _KIND, body[place + _ATTRIBUTE.size : place + length]
-        place += max(_ATTRIBUTE.size, length + 3 & ~3)
-
-
-def _tuple(body: bytes, family: socket.AddressFamily) -> dict[str, object]:
-    """The tuple in pyroute2's words, whatever its protocol."""
-    addresses, fields = _parts(body)
-    first = _SOURCE[family]
-    ends = [socket.inet_ntop(family, addresses[first + place]) for place in (0, 1)]
-    proto = [
-        [_PROTO_NAMES[kind], int.from_bytes(value, "big")]
-        for kind, value in fields.items()
-        if kind in _PROTO_NAMES
-    ]
-    ip = list(map(list, zip(_ADDRESS_NAMES[family], ends, strict=True)))
-    return {"attrs": [["CTA_TUPLE_IP", {"attrs": ip}], ["CTA_TUPLE_PROTO", {"attrs": proto}]]}
-
-
-async def _links() -> Links:
-    """The addresses and links of the namespace that the calling thread is in."""
-    own: set[Packed] = set()
-    links: dict[tuple[int, int], dict[int, str]] = {}
-    async with importlib.import_module("pyroute2").AsyncIPRoute() as route:
-        async for message in await route.addr("dump"):
-            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            address, length = ip_address(text).packed, message["prefixlen"]
-            own.add(address)
-            table = links.setdefault((len(address), length), {})
-            table[_prefix(address, length)] = socket.if_indextoname(message["index"])
-    tables = sorted(links.items(), reverse=True)  # the longest prefix first
-
-    def interface(address: Packed) -> str:
-        for (size, length), table in tables:
-            if size == len(address) and (name := table.get(_prefix(address, length))):
-                return name
-        return ""
-
-    return Links(frozenset(own), interface)
-
-
-def _prefix(address: Packed, length: int) -> int:
-    """The first `length` bits."""
-    return int.from_bytes(address, "big") >> 8 * len(address) - length
-
-
-def _reason(error: BaseException) -> str:
-    number = getattr(error, "code", None) or getattr(error, "errno", None)
-    return os.strerror(number) if isinstance(number, int) else str(error)
-
-
-def _module() -> Any:
-    # imported by name: the library has no types, and strict type checkers would stumble over it
-    return importlib.import_module("pyroute2.netlink.nfnetlink.nfctsocket")
-
-
-def _failures() -> type[Exception]:
-    """What pyroute2 raises where the kernel says no."""
-    module = importlib.import_module("pyroute2.netlink.exceptions")
-    return cast("type[Exception]", module.NetlinkError)
+        return int(_FOLLOWED.read_text()) > 0
+    except (OSError, ValueError):
+        return True

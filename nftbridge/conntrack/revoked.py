@@ -44,6 +44,28 @@ class Flow(NamedTuple):
         return (self.destination, self.port) != (self.reply_source, self.reply_port)
 
 
+class Selection(NamedTuple):
+    """Flows that have these traits, as `Flow` names them; None is any, and so is `size` 0.
+
+    `size` is that of the family's addresses. There are no addresses here, and nothing of answers,
+    though Linux has both: it compares addresses of IPv6 the wrong way round (6.18, since 5.8), and
+    finds nothing by answers before 5.17.
+    """
+
+    size: int = 0
+    protocol: int | None = None
+    port: int | None = None
+
+    def includes(self, other: Selection) -> bool:
+        """Whether every flow of `other` is one of these."""
+        pairs = zip(self, other, strict=True)
+        return all(mine == theirs or not mine for mine, theirs in pairs)
+
+
+_MOST = 6
+"""So many ports are looked for one by one: the kernel walks its whole table each time (5 ms)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Links:
     """The host's own addresses, and on which interface's link an address is ("": on none)."""
@@ -99,12 +121,17 @@ class Revoked:
         arrived = any(protocol == UDP for _, protocol, _ in self.come)
         return bool(self.lost or arrived or self.closed or self.left or self.judge)
 
-    @property
-    def protocol(self) -> int | None:
-        """The only protocol whose flows it can concern; None if there are several."""
-        found = {protocol for _, protocol, _ in self.lost} | {port[0] for port in self.closed}
-        found |= {protocol for _, protocol, _ in self.come if protocol == UDP}
-        return found.pop() if len(found) == 1 and not self.left and not self.judge else None
+    def selections(self) -> tuple[Selection, ...]:
+        """What has to be looked at to find every flow that it can concern."""
+        if self.judge is not None:
+            return (Selection(),)
+        arrived = {slot for slot in self.come if slot[1] == UDP}
+        found = {Selection(*slot) for slot in self.lost.keys() | arrived}
+        found |= {Selection(len(address), number) for number, address, _ in self.closed}
+        found |= {Selection(len(address)) for address in self.left}
+        if len(found) > _MOST:
+            found |= {selection._replace(port=None) for selection in found}
+        return tuple(s for s in found if not any(o != s and o.includes(s) for o in found))
 
     def concerns(self, flow: Flow, links: Links) -> bool:
         """Whether `flow` must not go on as it is."""

@@ -14,9 +14,10 @@ from nftbridge.doctor.finding import Finding
 from nftbridge.doctor.gather import gather
 from nftbridge.doctor.passage import Met, meetings
 from nftbridge.doctor.traffic import Traffic, asked, traffic, translated_ports
-from nftbridge.engine import Engine, settled
+from nftbridge.engine import Engine
 from nftbridge.errors import InputError, Problem
 from nftbridge.explain.question import Question
+from nftbridge.mirrored import settled
 from nftbridge.model import Host
 from nftbridge.plan import Plan
 from nftbridge.report import summary

@@ -11,12 +11,13 @@ from nftbridge.choice import Choice, Target
 from nftbridge.compat.read import listed
 from nftbridge.compat.tools import Tools, Variant
 from nftbridge.effects import bridges_filtered
-from nftbridge.engine import Engine, settled
+from nftbridge.engine import Engine
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.explain.matching import Seen
 from nftbridge.explain.question import Question
 from nftbridge.explain.users import UserRules, iptables_rules, nft_rules
 from nftbridge.explain.way import Way, follow, packet_of
+from nftbridge.mirrored import settled
 from nftbridge.model import Family, Host
 from nftbridge.nft import read
 from nftbridge.nft.kernel import Kernel

@@ -13,12 +13,6 @@ too. As Docker does, every bridge is put into zone ``docker``, target ACCEPT, an
 ``docker-forwarding`` lets packets from anywhere into that zone; what may really enter is decided by
 our rules. Zone and policy are permanent and made once; bridges are put in at runtime, and get lost
 when firewalld reloads or restarts.
+
+Nothing is imported here: who only asks whether it runs does not pay for the rest.
 """
-
-from __future__ import annotations
-
-from nftbridge.firewalld.guard import around, steps
-from nftbridge.firewalld.steps import Steps
-from nftbridge.firewalld.watcher import Event, Watcher
-
-__all__ = ["Event", "Steps", "Watcher", "around", "steps"]

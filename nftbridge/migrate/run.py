@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nftbridge import config, firewalld
+from nftbridge import config
 from nftbridge.choice import Target
 from nftbridge.conntrack.revoked import Revoked
 from nftbridge.docker.host import DaemonOptions, Inspected, host_of
 from nftbridge.effects import check_forwarding, enable_forwarding
-from nftbridge.engine import Engine, settled, state_of
+from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, PartlyAppliedError, Problem
+from nftbridge.firewalld import guard
 from nftbridge.migrate.configuration import Configuration
 from nftbridge.migrate.daemon_json import options
 from nftbridge.migrate.exchange import removal, removal_script
@@ -24,6 +25,7 @@ from nftbridge.migrate.record import Record, Saved, Store
 from nftbridge.migrate.tables import EMPTY, TABLES, Site, Table
 from nftbridge.migrate.theirs import is_present
 from nftbridge.migrate.users import commands
+from nftbridge.mirrored import settled
 from nftbridge.model import Host
 from nftbridge.plan import Plan as Rows
 
@@ -153,7 +155,7 @@ class Migration:
         return record
 
     def _bring_in(self, host: Host, warn: Warn) -> None:
-        with firewalld.around(self._target.netns, self._engine.known, host) as beside:
+        with guard.around(self._target.netns, self._engine.known, host) as beside:
             warn(beside.warnings)
             self._engine.apply(host)
         warn(enable_forwarding(host, self._target.netns))

@@ -11,7 +11,8 @@ import time
 from typing import Self
 
 from nftbridge.errors import UnavailableError
-from nftbridge.firewalld import Watcher, presence
+from nftbridge.firewalld import presence
+from nftbridge.firewalld.watcher import Watcher
 from nftbridge.watch.files import Paths
 
 _ATTEMPTS, _MOMENT = 20, 0.01  # seconds

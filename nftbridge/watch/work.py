@@ -61,7 +61,9 @@ def restore(target: Target, *, with_firewalld: bool) -> Outcome:
         done = applying.restore(target, with_firewalld=with_firewalld)
     except NftbridgeError as error:
         return _failed(error, ())
-    return Outcome() if done is None else _of(done, done.beside.warnings)
+    if done is None:
+        return Outcome()
+    return _of(done, () if done.beside is None else done.beside.warnings)
 
 
 def _of(applied: applying.Applied, warnings: Iterable[Problem]) -> Outcome:

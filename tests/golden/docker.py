@@ -62,10 +62,14 @@ def _with_table(text: str) -> Iterator[tuple[str, str]]:
 
 def _golden(path: Path) -> Golden:
     name, program = path.stem.split("__")
-    parts = (part.partition("=") for part in name.split(","))
-    options = {key: value or "true" for key, _, value in parts}
     family = Family.IPV6 if program.startswith("ip6") else Family.IPV4
-    return Golden(path, family, _host(options))
+    return Golden(path, family, host_named(name))
+
+
+def host_named(name: str) -> Host:
+    """The host with the options that the name of a state says."""
+    parts = (part.partition("=") for part in name.split(","))
+    return _host({key: value or "true" for key, _, value in parts})
 
 
 def _host(options: dict[str, str]) -> Host:

@@ -13,7 +13,7 @@ from nftbridge.compat import text
 from nftbridge.docker import show
 from nftbridge.docker.files import from_folder
 from nftbridge.docker.host import DaemonOptions, Import, host_of
-from nftbridge.engine import settled
+from nftbridge.mirrored import settled
 from nftbridge.model import Family, Host
 from tests.golden.docker import lines_by_chain
 from tests.kernel.docker_states import CAPTURE, captured

@@ -11,9 +11,11 @@ import pytest
 from nftbridge.compat import text
 from nftbridge.model import Family
 from tests.golden.docker import FOLDER, Golden, goldens, lines_by_chain
+from tests.golden.docker_steps import combinations, states
 from tests.kernel.docker_states import CAPTURE, captured
 
 GOLDENS = goldens()
+STATES = {(str(options), family): states(options, family) for options, family in combinations()}
 
 pytestmark = pytest.mark.skipif(
     not GOLDENS, reason="Docker's golden states are not beside the checkout"
@@ -34,6 +36,13 @@ def ours(golden: Golden) -> dict[tuple[str, str], list[str]]:
 @pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.path.stem)
 def test_our_lines_are_dockers(golden: Golden) -> None:
     assert ours(golden) == lines_by_chain(golden.text())
+
+
+@pytest.mark.parametrize("golden", GOLDENS, ids=lambda golden: golden.path.stem)
+def test_the_steps_that_docker_takes_lead_there(golden: Golden) -> None:
+    """Which makes them good for the states that are not here."""
+    wanted = lines_by_chain(golden.text())
+    assert STATES.get((golden.path.stem.split("__")[0], golden.family), {}) == wanted
 
 
 @pytest.mark.kernel

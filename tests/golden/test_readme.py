@@ -28,10 +28,10 @@ def test_an_old_part_is_noticed() -> None:
 
 
 def test_the_commands_that_it_lists_are_those_that_there_are() -> None:
-    from nftbridge.commands import HANDLERS
+    from nftbridge.commands import MODULES
 
     listed = re.findall(r"^\| `nftbridge (\w+)", SOURCE, re.MULTILINE)
-    assert listed == list(HANDLERS)
+    assert listed == list(MODULES)
 
 
 def test_the_schema_that_it_shows_is_accepted_and_holds_the_defaults(

@@ -38,7 +38,7 @@ HOST = {Family.IPV4: "10.99.0.1", Family.IPV6: "fd00:99::1"}
 """The addresses at both ends of the host's uplink, ``eth0``."""
 
 _PACKAGES = ("docker.io", "iptables", "busybox-static")
-_FOLDERS = ("proc", "sys", "dev", "run", "tmp", "oldroot", "work", "etc/docker", "var/lib/docker")
+_FOLDERS = ("proc", "sys", "dev", "run", "tmp", "oldroot", "daemon", "etc/docker", "var/lib/docker")
 _IPTABLES = ("iptables", "ip6tables", "iptables-save", "ip6tables-save")
 _IMPORT = "/images/create?fromSrc=-&repo=busybox&tag=1"
 _FIRST_REFUSAL = 300
@@ -50,11 +50,11 @@ _SILENCE = 1.0
 # pivot_root, not chroot: importing an image remounts /. The tree itself stays as it is.
 _START = """
 set -e
-root=$1 work=$2 variant=$3
+root=$1 daemon=$2 variant=$3
 shift 3
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
-mount --bind "$work" "$root/work"
+mount --bind "$daemon" "$root/daemon"
 mount -t proc proc "$root/proc"
 for folder in sys dev; do mount --rbind "/$folder" "$root/$folder"; done
 for folder in run tmp etc/docker; do mount -t tmpfs tmpfs "$root/$folder"; done
@@ -67,8 +67,8 @@ cd "$root"
 pivot_root . oldroot
 /bin/busybox umount -l /oldroot
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-dockerd --data-root /work/data --exec-root /work/exec --pidfile /work/pid \\
-    --host unix:///work/docker.sock "$@" &
+dockerd --data-root /daemon/data --exec-root /daemon/exec --pidfile /daemon/pid \\
+    --host unix:///daemon/docker.sock "$@" &
 read -r _ || true
 kill $!
 wait $!

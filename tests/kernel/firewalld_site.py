@@ -13,10 +13,11 @@ from typing import Self, TypeAlias
 
 import pytest
 
-from nftbridge import config, firewalld
+from nftbridge import config
 from nftbridge.choice import Target, choose
 from nftbridge.engine import Engine
-from nftbridge.firewalld import Steps
+from nftbridge.firewalld import guard
+from nftbridge.firewalld.steps import Steps
 from nftbridge.firewalld.watcher import Event, Watcher
 from nftbridge.lab import HOST, OUTSIDE, Laboratory, Probe
 from nftbridge.model import Address, Family, Host
@@ -101,13 +102,13 @@ class Site:
     def apply(self, host: Host | None = None) -> Steps:
         """What the command apply does; what was done in firewalld."""
         wanted = host or self.host
-        with firewalld.around(self.lab.netns, self.engine.known, wanted) as steps:
+        with guard.around(self.lab.netns, self.engine.known, wanted) as steps:
             self.engine.apply(wanted)
         return steps
 
     def remove(self) -> Steps:
         """What the command remove does; what was done in firewalld."""
-        with firewalld.around(self.lab.netns, self.engine.known, None) as steps:
+        with guard.around(self.lab.netns, self.engine.known, None) as steps:
             self.engine.remove(everything=False)
         return steps
 

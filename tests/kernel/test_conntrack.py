@@ -6,6 +6,7 @@ the rules of now let through.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import socket
@@ -22,7 +23,8 @@ import pytest
 
 from nftbridge import config, netns, session
 from nftbridge.choice import Target, choose
-from nftbridge.conntrack import kernel
+from nftbridge.conntrack import flows, kernel
+from nftbridge.conntrack.revoked import Selection
 from nftbridge.engine import Engine
 from nftbridge.lab import HOST, OUTSIDE, Laboratory
 from nftbridge.model import Container, Family, Host, Network, Protocol, Publication
@@ -269,6 +271,33 @@ def test_a_session_ends_what_it_revokes(tmp_path: Path) -> None:
             assert client.ask() == ""
 
 
+@FAMILIES
+def test_the_kernel_leaves_out_what_is_not_looked_for(place: Site, family: Family) -> None:
+    """As all filters of a dump that it knows, from Linux 5.8 on."""
+    place.apply(two([UDP]))
+    one, here = (place.lab.address(node, family) for node in ("one", HOST))
+    assert Client(place, OUTSIDE, here, 5353).ask() == "one"
+    assert Client(place, "two", one, 80).ask() == "one"
+    size = len(one.packed)
+
+    async def listed(selection: Selection) -> list[tuple[int, int]]:
+        kind = socket.AF_INET if family is Family.IPV4 else socket.AF_INET6
+        async with flows.opened(kind) as conntrack:
+            found = [entry.flow async for entry in flows.entries(conntrack, kind, selection)]
+            return sorted((flow.port, flow.reply_port) for flow in found)
+
+    def found(*traits: int) -> list[tuple[int, int]]:
+        with netns.inside(place.lab.netns):
+            return asyncio.run(listed(Selection(size, *traits)))
+
+    translated, direct = (5353, 53), (80, 80)
+    assert found() == [direct, translated]
+    assert found(socket.IPPROTO_UDP) == [direct, translated]
+    assert found(socket.IPPROTO_TCP) == []
+    assert found(socket.IPPROTO_UDP, 5353) == [translated]
+    assert found(socket.IPPROTO_UDP, 53) == []
+
+
 @pytest.mark.parametrize(
     "changes",
     [(Publish("front", "one", TCP), Withdraw("front", "one", TCP)), (Detach("front", "two"),)],
@@ -296,6 +325,8 @@ def test_the_rules_stay_in_where_conntrack_is_out_of_reach(
 ) -> None:
     with site("nftables", tmp_path) as place:
         place.apply(two([UDP]))
+        client = Client(place, OUTSIDE, place.lab.address(HOST), 5353)
+        assert client.ask() == "one"
         monkeypatch.setitem(sys.modules, "pyroute2", None)
         done = place.apply(two([]))
         assert done.unended == "pyroute2 is missing"

@@ -16,7 +16,7 @@ from nftbridge.compat import text
 from nftbridge.docker.api import ask
 from nftbridge.docker.host import DaemonOptions, Import, host_of
 from nftbridge.effects import bridges_filtered
-from nftbridge.engine import settled
+from nftbridge.mirrored import settled
 from nftbridge.model import Family, Host
 from tests.golden.docker import lines_by_chain
 from tests.kernel.debian import NotAvailable

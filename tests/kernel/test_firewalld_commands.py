@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nftbridge import firewalld
 from nftbridge.errors import KernelRefusedError, UnavailableError
-from nftbridge.firewalld import presence
+from nftbridge.firewalld import guard, presence
+from nftbridge.firewalld.steps import Steps
 from nftbridge.firewalld.watcher import Watcher
 from nftbridge.lab import HOST, OUTSIDE
 from tests.kernel.firewalld_site import BRIDGES, Site, site
@@ -102,14 +102,14 @@ def test_no_bridge_is_let_in_while_its_rules_are_missing(
     with site("bookworm", tmp_path, monkeypatch) as place:
         place.daemon.start()
         known, netns = place.engine.known, place.lab.netns
-        with firewalld.around(netns, known, place.host):
+        with guard.around(netns, known, place.host):
             assert place.members() == set()
             place.engine.apply(place.host)
         assert place.members() == BRIDGES
         seen: list[set[str]] = []
 
         def refused() -> None:
-            with firewalld.around(netns, known, None):
+            with guard.around(netns, known, None):
                 seen.append(place.members())
                 raise KernelRefusedError("no")
 
@@ -178,9 +178,9 @@ def test_one_in_another_namespace_is_not_asked(
 ) -> None:
     with site("bookworm", tmp_path, monkeypatch) as place:
         place.daemon.start()
-        assert firewalld.steps(place.lab.netns, list, place.host)
+        assert guard.steps(place.lab.netns, list, place.host)
         for elsewhere in (None, _namespace_of(place, OUTSIDE)):
-            assert not firewalld.steps(elsewhere, list, place.host)
+            assert not guard.steps(elsewhere, list, place.host)
         assert "docker" not in place.daemon.cmd("--get-zones")
 
 
@@ -189,13 +189,13 @@ def test_a_bus_without_firewalld_costs_no_library(
 ) -> None:
     with site("bookworm", tmp_path, monkeypatch) as place:
         code = (
-            "import sys; from nftbridge import firewalld\n"
-            f"steps = firewalld.steps({place.lab.netns!r}, lambda: [], None)\n"
+            "import sys; from nftbridge.firewalld import guard\n"
+            f"steps = guard.steps({place.lab.netns!r}, lambda: [], None)\n"
             "print(steps, 'jeepney' in sys.modules)"
         )
         command = [sys.executable, "-c", code]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert said == f"{firewalld.Steps()} False\n"
+        assert said == f"{Steps()} False\n"
         assert not presence.is_running()
         place.daemon.start()
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -213,7 +213,7 @@ def test_a_watcher_says_when_the_bus_is_gone(
             watcher.events()
         with pytest.raises(UnavailableError, match="is dbus running"):
             Watcher()
-        assert not firewalld.steps(place.lab.netns, list, place.host)
+        assert not guard.steps(place.lab.netns, list, place.host)
 
 
 def _namespace_of(place: Site, node: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nftbridge import commands
 from nftbridge.cli import main
 from nftbridge.state import State
 
@@ -198,12 +199,12 @@ def test_render_needs_neither_libnftables_nor_root(public_copy: Path) -> None:
 def test_an_internal_error_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nftbridge import commands
+    from nftbridge.commands import files
 
     def broken(_: object) -> int:
         raise ZeroDivisionError("unexpected")
 
-    monkeypatch.setitem(commands.HANDLERS, "check", broken)
+    monkeypatch.setattr(files, "check", broken)
     monkeypatch.delenv("NFTBRIDGE_DEBUG", raising=False)
     assert main(["check", HOST]) == 70
     captured = capsys.readouterr()
@@ -211,6 +212,11 @@ def test_an_internal_error_is_a_sentence(
     monkeypatch.setenv("NFTBRIDGE_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         main(["check", HOST])
+
+
+@pytest.mark.parametrize("command", commands.MODULES)
+def test_every_command_has_its_function(command: str) -> None:
+    assert callable(commands.handler(command))
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

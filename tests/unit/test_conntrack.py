@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nftbridge.conntrack.judge import judgement
-from nftbridge.conntrack.revoked import Flow, Links, departed, reshaped, revoked
+from nftbridge.conntrack.revoked import Flow, Links, Selection, departed, reshaped, revoked
 from nftbridge.model import Container, GatewayMode, Host, Network, Protocol, Publication
 from nftbridge.plan import compare
 from nftbridge.policy.flat import flat_rows
@@ -118,14 +118,30 @@ def test_nothing_is_revoked_by_what_nobody_can_notice() -> None:
         assert not reshaped(held, wanted)
 
 
-def test_one_protocol_lets_the_kernel_choose() -> None:
-    def protocol(held: Host, wanted: Host, *, tcp: bool) -> int | None:
-        way = compare(flat_rows(held), flat_rows(wanted))
-        return revoked(way.removed, way.added, tcp=tcp).protocol
+def selections(held: Host, wanted: Host, *, tcp: bool = False) -> set[Selection]:
+    way = compare(flat_rows(held), flat_rows(wanted))
+    left = departed(held, wanted, way.removed)
+    return set(revoked(way.removed, way.added, tcp=tcp, left=left).selections())
 
-    assert protocol(host(NAMES), host(), tcp=True) == UDP
-    assert protocol(host(PAGES, NAMES), host(NAMES), tcp=True) == TCP
-    assert protocol(host(PAGES, NAMES), host(), tcp=True) is None
+
+def test_the_kernel_is_told_what_to_look_for() -> None:
+    names, pages = Selection(4, UDP, 5353), Selection(4, TCP, 8080)
+    assert selections(host(), host(NAMES)) == {names}
+    assert selections(host(NAMES), host()) == {Selection(4, UDP)}, "answers are not looked for"
+    two_ports = replace(NAMES, container_port=NAMES.container_port), replace(NAMES, host_port=5354)
+    assert selections(host(*two_ports), host(NAMES)) == {Selection(4, UDP, 5354)}
+    assert pages not in selections(host(PAGES, NAMES), host(NAMES))
+
+
+def test_the_kernel_is_told_little_where_much_is_looked_for() -> None:
+    many = tuple(Publication(n, n, protocol=Protocol.UDP) for n in range(1, 100))
+    assert selections(host(), host(*many)) == {Selection(4, UDP)}
+    assert selections(host(*many, PAGES), host(), tcp=True) == {
+        Selection(4, UDP),
+        Selection(4, TCP),
+    }
+    bare = Network("front", "br-front", (IPv4Network("172.20.0.0/16"),))
+    assert selections(host(*many), Host((bare,))) == {Selection(4)}, "a container is gone"
 
 
 SOME = st.lists(
@@ -153,3 +169,18 @@ def test_what_only_the_first_host_translates_always_ends(
         assert gone.host_port is not None
         which = flow(OUTSIDE, (HERE, gone.host_port), (WEB, gone.container_port), number)
         assert ends(host(*before), host(*after), which, tcp=True)
+
+
+@given(SOME, SOME, st.sampled_from([WEB, OTHER, OUTSIDE]), st.sampled_from([53, 54, 80, 81, 5353]))
+def test_what_ends_is_looked_for(
+    before: list[Publication], after: list[Publication], source: str, port: int
+) -> None:
+    ours = [p for p in (*before, *after) if p.host_port is not None]
+    ways = [flow(source, (HERE, p.host_port or 0), (WEB, p.container_port)) for p in ours]
+    ways += [flow(source, (HERE, port)), flow(source, (WEB, port)), flow(WEB, (source, port))]
+    held, wanted = host(*before), host(*after)
+    for which in (w._replace(protocol=number) for w in ways for number in (TCP, UDP)):
+        if ends(held, wanted, which, tcp=True):
+            looked_at = Selection(len(which.source), which.protocol, which.port)
+            found = selections(held, wanted, tcp=True)
+            assert any(selection.includes(looked_at) for selection in found)

@@ -349,6 +349,9 @@ def test_without_its_library_there_is_json(
 
 
 def test_only_the_import_pays_for_writing_toml() -> None:
-    code = "import sys; from nftbridge import cli, commands; print('tomli_w' in sys.modules)"
+    code = (
+        "import sys; from nftbridge import cli; from nftbridge.commands import files; "
+        "print('tomli_w' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -255,8 +255,8 @@ def test_what_is_no_bus_has_no_firewalld(
 
 def test_where_no_bus_is_nothing_of_d_bus_is_imported() -> None:
     code = (
-        "import sys; from nftbridge import firewalld\n"
-        "print(firewalld.steps(None, list, None) == firewalld.Steps(), 'jeepney' in sys.modules)"
+        "import sys; from nftbridge.firewalld import guard\n"
+        "print(guard.steps(None, list, None) == guard.Steps(), 'jeepney' in sys.modules)"
     )
     environment = {"DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/nonexistent"}
     command = [sys.executable, "-c", code]
