@@ -13,7 +13,7 @@ from nftbridge.compat.restore import Commit, TableText, commits, joined
 from nftbridge.compat.syntax import ChainText
 from nftbridge.compat.text import chain_text
 from nftbridge.compat.tools import Tools, Variant
-from nftbridge.compat.tree import DOCKER, Layout
+from nftbridge.compat.tree import DOCKER, TREE, Layout
 from nftbridge.effects import Shortcoming
 from nftbridge.errors import (
     KernelRefusedError,
@@ -78,12 +78,14 @@ class IptablesBackend:
             for relation, its in held.said.rows.items():
                 rows.setdefault(relation, {}).update(its)
         wanted = hosts[-1] if hosts else None
+        layouts = {held.layout for held in found if held.present}
         return Observation(
-            present=any(held.present for held in found),
+            present=bool(layouts),
             rows=rows,
             differences=tuple(d for held in found for d in held.differences(wanted, self._layout)),
             rules=sum(held.number for held in found),
             user_rules=sum(len(held.users) for held in found),
+            layout=next((one.name for one in (TREE, DOCKER) if one in layouts), ""),
             counters=tuple(c for held in found for c in held.counters()),
         )
 

@@ -49,7 +49,7 @@ def is_own(chain: Chain) -> bool:
 def lacking(family: Family, tools: Tools) -> frozenset[str]:
     """Those of the tables in which something of ours should be that this kernel cannot have.
 
-    Nothing is asked that the tables which are there tell: asking for a table makes it appear.
+    Nothing is asked that the tables which are there tell.
     """
     present = frozenset(tools.present(family))
     if not present:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -63,7 +63,10 @@ class Tools:
     variant: Variant = Variant.LEGACY
     netns: str | None = None
     wait: float = 30.0
-    _lock: _Lock = field(default_factory=_Lock, init=False, repr=False, compare=False)
+    _lock: _Lock = field(default_factory=_Lock, kw_only=True, repr=False, compare=False)
+    _offered: set[tuple[Family, str]] = field(
+        default_factory=set[tuple[Family, str]], kw_only=True, repr=False, compare=False
+    )
 
     @property
     def excludes_others(self) -> bool:
@@ -94,9 +97,24 @@ class Tools:
         return done.stdout
 
     def offers(self, family: Family, table: str) -> bool:
-        """Whether the kernel has that table; asking makes it appear, empty."""
-        if table in self.present(family):
+        """Whether the kernel has that table, though nobody may have used it yet.
+
+        A table appears where it is asked for, so that is a network namespace thrown away afterwards
+        or, if none can be made, the one that is meant.
+        """
+        if (family, table) in self._offered or table in self.present(family):
             return True
+        try:
+            with namespaces.thrown_away():
+                found = replace(self, netns=None).takes(family, table)
+        except UnavailableError:
+            found = self.takes(family, table)
+        if found:
+            self._offered.add((family, table))
+        return found
+
+    def takes(self, family: Family, table: str) -> bool:
+        """Whether restore takes a script with nothing for that table, which makes it appear."""
         done = self._run(family, "restore", ["--noflush"], f"*{table}\nCOMMIT\n")
         if done.returncode != 0 and ("ermission denied" in done.stderr or not _is_permitted()):
             raise refused(done.stderr, "")

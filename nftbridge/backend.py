@@ -28,7 +28,7 @@ class Observation:
 
     `differences` says how chains, sets and rules deviate from what they ought to be (empty: only
     rows can differ); `rules` counts ours, `user_rules` those in DOCKER-USER; `foreign` names what
-    others put beside them.
+    others put beside them. `layout` is the shape of iptables' chains ("": nothing has one).
     """
 
     present: bool
@@ -37,6 +37,7 @@ class Observation:
     rules: int = 0
     user_rules: int = 0
     foreign: tuple[str, ...] = ()
+    layout: str = ""
     counters: tuple[RuleCounter, ...] = field(default=(), repr=False)
 
 

@@ -313,11 +313,11 @@ def _decoded(data: bytes) -> str:
 
 
 def _toml(text: str) -> object:
-    import tomllib  # noqa: PLC0415 - read only when a file needs it
+    import tomli  # noqa: PLC0415 - read only when a file needs it
 
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
         line, column = text.count("\n") + 1, len(text) - text.rfind("\n")
         end = f"at line {line}, column {column}, the end of the file"
         message = f"is not TOML: {error}".replace("at end of document", end)

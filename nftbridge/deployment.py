@@ -80,6 +80,8 @@ class Deployment(Engine):
             hint = "apply a host file, or take everything out with `nftbridge remove`"
             raise InputError((Problem(str(kept.path), "cannot be read", hint),))
         trial = self._state.trial()
+        if trial is not None:
+            self._state.keep_undone()
         with self._state.aside():
             plan = self._go_to_nothing() if kept.host is None else self._go_to(kept.host)
         if trial is None:

@@ -1,57 +1,72 @@
-"""Two host documents side by side: which networks differ, found without making sense of the rest.
+"""Two host documents side by side: what differs, found without making sense of the rest.
 
 A document is what a host file holds, as plain data. That of the last apply is on record and known
-to be consistent, so networks that are the same in both need neither reading nor rows: no two
-networks have a row in common, because bridges, subnets and published ports are theirs alone.
+to be consistent, so what is the same in both needs neither reading nor rows. No two networks have a
+row in common, because bridges, subnets and published ports are theirs alone; no two containers of a
+network, because addresses are; and no two publications of a container but those that open one port.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
-from typing import Any, TypeAlias, cast
+from ipaddress import ip_address, ip_network
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from nftbridge import schema
-from nftbridge.model import Host, Prefix, Publication
+from nftbridge.model import Address, Family, Host, Prefix
 from nftbridge.notation import PLAIN
 
 Document: TypeAlias = Mapping[str, Any]
-_Networks: TypeAlias = list[dict[str, Any]]
+_Table: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The networks of either document that the other lacks or has otherwise; `same` are in both."""
+    """The networks of either document that the other lacks or has otherwise; `same` are in both.
+
+    A network whose containers alone differ stands in all three, with those of them that belong
+    there; and so does a container of which only what it publishes differs.
+    """
 
     options: Document
-    held: _Networks
-    wanted: _Networks
-    same: _Networks
+    held: list[_Table]
+    wanted: list[_Table]
+    same: list[_Table]
 
-    def document(self, networks: _Networks) -> Document:
+    def document(self, networks: list[_Table]) -> Document:
         """A document of these networks alone, with the options that both documents have."""
         return {**self.options, "network": networks}
 
 
-def stands_apart(found: Difference, held: Host, wanted: Host) -> bool:
-    """Whether the networks that differ, read as `held` and `wanted`, cannot collide with the rest.
+# --- what is new beside what is the same ----------------------------------------------------------
 
-    Interfaces, subnets and ports that are new must not be taken by a network that is in both. If it
-    is not certain, the answer is no, and the whole has to be read to find out.
+
+def stands_apart(found: Difference, held: Host, wanted: Host) -> bool:
+    """Whether what differs, read as `held` and `wanted`, cannot collide with the rest.
+
+    Interfaces, subnets and ports that are new must not be taken by anything that is in both, nor
+    names and addresses within a network. If it is not certain, the answer is no, and the whole has
+    to be read to find out.
     """
-    bridges = {network.bridge for network in wanted.networks}
+    bridges = _bridges(wanted) - _bridges(held)
     subnets = _subnets(wanted) - _subnets(held)
-    ports = _ports(wanted) - _ports(held)
+    ports = {(protocol, port) for _, protocol, port, _ in _claims(wanted) - _claims(held)}
+    members = _members(wanted) - _members(held)
     try:
         return not any(
             network["bridge"] in bridges
             or (subnets and any(_overlaps(text, subnets) for text in network["subnets"]))
             or (ports and not ports.isdisjoint(_ports_in(network)))
+            or (members and not members.isdisjoint(_members_in(network)))
             for network in found.same
         )
     except (KeyError, TypeError, ValueError):
         return False
+
+
+def _bridges(host: Host) -> set[str]:
+    return {network.bridge for network in host.networks}
 
 
 def _subnets(host: Host) -> set[Prefix]:
@@ -63,72 +78,182 @@ def _overlaps(text: str, subnets: set[Prefix]) -> bool:
     return any(there.version == s.version and there.overlaps(s) for s in subnets)
 
 
-_Port: TypeAlias = tuple[str, int]
-"""Protocol and number, on whichever address."""
+_Claim: TypeAlias = tuple[Family, str, int, Address | None]
+"""A published port: family, protocol, number and the address it is bound to (None: every one)."""
 
 
-def _ports(host: Host) -> set[_Port]:
+def _claims(host: Host) -> set[_Claim]:
     return {
-        port
+        (family, publication.protocol.value, port, publication.bound_address(family))
         for network in host.networks
         for container in network.containers
+        for family in Family
+        if container.address(family) is not None and not network.is_routed(family)
         for publication in container.publish
-        for port in _ports_of(publication)
+        if publication.covers(family) and publication.host_port is not None
+        for port in range(publication.host_port, publication.host_port + publication.count)
     }
 
 
-def _ports_of(publication: Publication) -> Iterator[_Port]:
-    first = publication.host_port
-    if first is not None:
-        protocol = publication.protocol.value
-        yield from ((protocol, port) for port in range(first, first + publication.count))
-
-
-def _ports_in(network: Mapping[str, Any]) -> Iterator[_Port]:
-    """The host ports of a network in a document; raises `ValueError` if one cannot be read."""
+def _ports_in(network: _Table) -> Iterator[tuple[str, int]]:
+    """Protocol and number of the host ports of a network in a document."""
     for container in network.get("container", ()):
         for item in container.get("publish", ()):
-            plain = PLAIN.fullmatch(item) if isinstance(item, str) else None
-            if plain is not None:
-                yield "tcp", int(plain[1])
-                continue
-            found = schema.read_item(item)
-            if found is None:
-                raise ValueError(item)
-            yield from _ports_of(found)
+            found = _read(item)
+            if found.host_port is not None:
+                ports = range(found.host_port, found.host_port + found.number)
+                yield from ((found.protocol, port) for port in ports)
+
+
+_Member: TypeAlias = tuple[str, str | Address]
+"""A network, and a name or an address that only one of its containers may have."""
+
+
+def _members(host: Host) -> set[_Member]:
+    return {
+        (network.name, mark)
+        for network in host.networks
+        for container in network.containers
+        for mark in (container.name, *map(container.address, Family))
+        if mark is not None
+    }
+
+
+def _members_in(network: _Table) -> Iterator[_Member]:
+    for container in network.get("container", ()):
+        yield network["name"], container["name"]
+        texts = (container.get(family.value) for family in Family)
+        yield from ((network["name"], ip_address(text)) for text in texts if text is not None)
+
+
+# --- what differs ---------------------------------------------------------------------------------
+
+
+class _Parts(NamedTuple):
+    """Of two versions of a table: what is in the one, in the other, and in both."""
+
+    held: _Table
+    wanted: _Table
+    same: _Table
 
 
 def difference(held: object, wanted: object) -> Difference | None:
     """What differs; None if the options do, or one of the two is no document worth comparing."""
-    ours, theirs = _networks(held), _networks(wanted)
-    if ours is None or theirs is None or _options(held) != _options(wanted):
+    if not isinstance(held, Mapping) or not isinstance(wanted, Mapping):
         return None
-    return Difference(
-        _options(wanted),
-        [network for name, network in ours.items() if theirs.get(name) != network],
-        [network for name, network in theirs.items() if ours.get(name) != network],
-        [network for name, network in theirs.items() if ours.get(name) == network],
-    )
-
-
-def _options(document: object) -> Document:
-    found = cast("Document", document)
-    return {key: value for key, value in found.items() if key != "network"}
-
-
-def _networks(document: object) -> dict[str, dict[str, Any]] | None:
-    """The networks by name; None where something is not what a host file may hold."""
-    if not isinstance(document, Mapping):
+    before, after = cast("Document", held), cast("Document", wanted)
+    ours, theirs = _by_name(before.get("network", [])), _by_name(after.get("network", []))
+    options = _but("network", after)
+    if ours is None or theirs is None or _but("network", before) != options:
         return None
-    networks = cast("Document", document).get("network", [])
-    if not isinstance(networks, list):
+    return Difference(options, *_divided(ours, theirs, _network_parts))
+
+
+def _divided(
+    ours: dict[str, _Table],
+    theirs: dict[str, _Table],
+    parts_of: Callable[[_Table, _Table], _Parts | None],
+) -> tuple[list[_Table], list[_Table], list[_Table]]:
+    """Tables by name: those held, those wanted, those in both; `parts_of` divides one of them."""
+    held, wanted, same = list[_Table](), list[_Table](), list[_Table]()
+    for name in {**ours, **theirs}:
+        before, after = ours.get(name), theirs.get(name)
+        if before is None or after is None:
+            held += [] if before is None else [before]
+            wanted += [] if after is None else [after]
+        elif before == after:
+            same.append(after)
+        elif parts := parts_of(before, after):
+            held.append(parts.held)
+            wanted.append(parts.wanted)
+            same.append(parts.same)
+        else:
+            held.append(before)
+            wanted.append(after)
+    return held, wanted, same
+
+
+def _network_parts(before: _Table, after: _Table) -> _Parts | None:
+    """By containers; None if more than these differs."""
+    ours, theirs = _by_name(before.get("container", [])), _by_name(after.get("container", []))
+    traits = _but("container", after)
+    if ours is None or theirs is None or _but("container", before) != traits:
         return None
-    listed = cast("list[object]", networks)
-    found: dict[str, dict[str, Any]] = {}
-    for item in listed:
-        network = cast("dict[str, Any]", item) if type(item) is dict else {}
-        name = network.get("name")
+    divided = _divided(ours, theirs, _container_parts)
+    return _Parts(*({**traits, "container": containers} for containers in divided))
+
+
+def _container_parts(before: _Table, after: _Table) -> _Parts | None:
+    """By what it publishes; None if more than that differs, or if what differs shares a port."""
+    traits = _but("publish", after)
+    if _but("publish", before) != traits:
+        return None
+    try:
+        ours, theirs = _publications(before), _publications(after)
+    except (TypeError, ValueError):
+        return None
+    same = ours.keys() & theirs.keys()
+    changed = ours.keys() ^ theirs.keys()
+    if not _openings(changed).isdisjoint(_openings(same)):
+        return None
+    held, wanted = ([v for k, v in p.items() if k not in same] for p in (ours, theirs))
+    both = [value for key, value in theirs.items() if key in same]
+    return _Parts(*({**traits, "publish": items} for items in (held, wanted, both)))
+
+
+class _Published(NamedTuple):
+    """A publication; `host_port` and `container_port` are the first of `number`."""
+
+    protocol: str
+    host_port: int | None
+    container_port: int
+    number: int
+    host_address: Address | None = None
+
+
+def _publications(container: _Table) -> dict[_Published, object]:
+    """Those of a container, as they are written; raises `ValueError` if one stands there twice."""
+    items = container.get("publish", [])
+    found = {_read(item): item for item in items}
+    if len(found) < len(items):
+        raise ValueError(items)
+    return found
+
+
+def _openings(publications: Iterable[_Published]) -> set[tuple[str, int]]:
+    """The container ports, each with its protocol."""
+    return {
+        (found.protocol, port)
+        for found in publications
+        for port in range(found.container_port, found.container_port + found.number)
+    }
+
+
+def _read(item: object) -> _Published:
+    """One item of a list `publish`; raises `ValueError` if it cannot be read."""
+    plain = PLAIN.fullmatch(item) if isinstance(item, str) else None
+    if plain is not None:  # as nearly all of them are, in files with thousands
+        return _Published("tcp", int(plain[1]), int(plain[2]), 1)
+    found = schema.read_item(item)
+    if found is None:
+        raise ValueError(item)
+    protocol, address = found.protocol.value, found.host_address
+    return _Published(protocol, found.host_port, found.container_port, found.count, address)
+
+
+def _but(key: str, table: Document) -> Document:
+    return {name: value for name, value in table.items() if name != key}
+
+
+def _by_name(tables: object) -> dict[str, _Table] | None:
+    """Tables by name; None where something is not what a host file may hold."""
+    if not isinstance(tables, list):
+        return None
+    found: dict[str, _Table] = {}
+    for item in cast("list[object]", tables):
+        table = cast("_Table", item) if type(item) is dict else {}
+        name = table.get("name")
         if not isinstance(name, str) or name in found:
             return None
-        found[name] = network
+        found[name] = table
     return found

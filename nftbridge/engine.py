@@ -225,25 +225,32 @@ class Engine:
                     incremental.exchange(plan.removed, plan.added)
             except KernelRefusedError as refusal:
                 plan = self._install(host(), plan, refusal)
-        return cut_off(plan, gone, self._target.netns)
+            done = cut_off(plan, gone, self._target.netns)
+        return done  # noqa: RET504  when it is on record
 
     def _go_long(self, host: Host, record: Record, start: int | None) -> Plan:
         """Look at the kernel, and change what is not as `host` declares it."""
         others = self._others()
         observed = self._observe(host)
         plan = self._way_to(host, observed)
-        held = self._state.applied() if plan else None
-        gone = self._revoked_since(held, host, plan)
+        cut_short = bool(self._state.pending())  # maybe between the rules and the flows
+        held = self._state.applied() if plan or cut_short else None
+        netns = self._target.netns
+        gone = self._revoked_since(held, host, plan, cut_short=cut_short)
         with self._recorder.around(record, start, commits=int(bool(plan)), anyway=bool(others)):
             if plan:
                 plan = self._bring_to(host, observed, plan)
             # until then both decide, the stricter one counts
             kept = takeover.remove(others, self._backend, self.known)
-        return cut_off(replace(plan, kept=kept), gone, self._target.netns)
+            done = cut_off(replace(plan, kept=kept), gone, netns)
+        return done  # noqa: RET504  as above
 
-    def _revoked_since(self, held: Host | None, host: Host, plan: Plan) -> Revoked:
-        """What the way to `host` takes away from the flows that there are."""
-        return revoked_since(held, host, plan, self._backend.rows, self._target.netns)
+    def _revoked_since(
+        self, held: Host | None, host: Host, plan: Plan, *, cut_short: bool
+    ) -> Revoked:
+        """What the way from `held` to `host` takes away from the flows that there are."""
+        rows = self._backend.rows if cut_short or plan.install else None
+        return revoked_since(held, host, plan, rows, self._target.netns)
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:

@@ -17,6 +17,7 @@ NAMED = Path("/run/netns")
 """Where ``ip netns`` keeps its namespaces."""
 
 _CLONE_NEWNET = 0x40000000
+_HINT = "run as root, or with CAP_SYS_ADMIN"
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14
 
 
@@ -31,6 +32,23 @@ def inside(netns: str | None) -> Generator[None]:
         return
     with open("/proc/thread-self/ns/net", "rb") as before, _opened(netns) as target:
         _enter(target.fileno(), netns)
+        try:
+            yield
+        finally:
+            _enter(before.fileno(), "the namespace it came from")
+
+
+@contextmanager
+def thrown_away() -> Generator[None]:
+    """Run the body with the calling thread in a new network namespace, which ends with it.
+
+    Raises `UnavailableError` if this process may not make one.
+    """
+    with open("/proc/thread-self/ns/net", "rb") as before:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            reason = os.strerror(ctypes.get_errno())
+            raise UnavailableError(f"cannot make a network namespace: {reason}", hint=_HINT)
         try:
             yield
         finally:
@@ -119,5 +137,4 @@ def _enter(descriptor: int, name: str) -> None:
     if number == errno.EINVAL:
         problem = Problem("--netns", f"'{name}' is not a network namespace", "see `ip netns list`")
         raise InputError((problem,))
-    hint = "run as root, or with CAP_SYS_ADMIN"
-    raise UnavailableError(f"cannot enter {name}: {os.strerror(number)}", hint=hint)
+    raise UnavailableError(f"cannot enter {name}: {os.strerror(number)}", hint=_HINT)

@@ -1,7 +1,8 @@
 """What was applied before, in the state directory beside what was last applied.
 
 ``history`` has the last ten records that were replaced. While an apply waits to be confirmed,
-``trial.json`` says until when, and ``before.json`` is what was applied before it.
+``trial.json`` says until when, and ``before.json`` is what was applied before it. ``undone.json``
+is what was on trial and was gone back from, until another host is applied.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from nftbridge import history
 from nftbridge.errors import InputError, Problem
 from nftbridge.history import Kept
+from nftbridge.model import Host
 from nftbridge.state import State
 from nftbridge.trial import CONFIRM, ROLLBACK, Process, Trial
 
@@ -59,18 +61,39 @@ class Past(State):
             record = self._record()
             if record is None:
                 self._write("folded.json", {"removed": True})
+            self.forget_undone()
             with self._reported():
                 before = self._folder / "before.json"
                 history.preserve(record or self._folder / "folded.json", before)
         self.set_trial(Trial.lasting(seconds, self._boot, watchdog))
 
+    def undone(self) -> Host | None:
+        """What was last on trial, if that was gone back from and nothing was applied since."""
+        return history.read(self._folder / "undone.json").host
+
+    def keep_undone(self) -> None:
+        """Record that what is applied is about to be gone back from."""
+        record = self._record()
+        if record is not None:
+            with self._reported():
+                history.preserve(record, self._folder / "undone.json")
+
+    def forget_undone(self) -> None:
+        """Record that it is of no interest any more."""
+        with self._reported():
+            (self._folder / "undone.json").unlink(missing_ok=True)
+
+    def trial_file(self) -> Path:
+        """The file that is there as long as something is on trial."""
+        return self._folder / "trial.json"
+
     def set_trial(self, trial: Trial | None) -> None:
         """Record which apply waits to be confirmed; None: no longer any."""
         if trial is not None:
-            self._write("trial.json", trial.data())
+            self._write(self.trial_file().name, trial.data())
             return
         with self._reported():
-            (self._folder / "trial.json").unlink(missing_ok=True)
+            self.trial_file().unlink(missing_ok=True)
             (self._folder / "before.json").unlink(missing_ok=True)
 
     def keep_trial(self) -> None:
@@ -89,6 +112,8 @@ class Past(State):
     def step(self) -> None:
         """Keep what is applied, which is about to be replaced; raises as `check_no_trial`."""
         self.check_no_trial()
+        if not self._aside:
+            self.forget_undone()
         record = None if self._aside else self._record()
         if record is not None:
             with self._reported():

@@ -72,6 +72,8 @@ def status_text(status: Status, choice: Choice, target: Target, style: Style) ->
     where = f" in network namespace {target.netns}" if target.netns else ""
     yield f"{style.title('place')}     {choice.backend.place}{where}"
     yield f"{style.title('backend')}   {choice.backend.name} ({choice.reason})"
+    if status.observation.layout:
+        yield f"{style.title('layout')}    {status.observation.layout} (--iptables-layout)"
     yield f"{style.title('kernel')}    {_condition(status)}"
     if status.trial is not None:
         yield f"{style.title('trial')}     {status.trial}"
@@ -92,6 +94,7 @@ def status_data(status: Status, choice: Choice) -> dict[str, object]:
         "place": choice.backend.place,
         "backend": choice.backend.name,
         "backend_reason": choice.reason,
+        "iptables_layout": status.observation.layout or None,
         "present": status.observation.present,
         "drift": plan_data(status.drift),
         "trial": trial_data(status.trial),

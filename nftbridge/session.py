@@ -17,7 +17,7 @@ from dataclasses import replace
 from nftbridge.backend import Backend, Incremental
 from nftbridge.choice import Target, choose
 from nftbridge.conntrack.apply import cut_off
-from nftbridge.conntrack.revoked import revoked
+from nftbridge.conntrack.revoked import Revoked, revoked
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, KernelRefusedError, NftbridgeError
 from nftbridge.inventory import DoubtfulError, Inventory
@@ -104,12 +104,17 @@ class Session:
         if not incremental.can_exchange(*rows):
             self._inventory = None
             return None
-        plan = self._send(changes, Plan(removed=rows[0], added=rows[1]), incremental, start)
         gone = revoked(*rows, tcp=inventory.cut_revoked, left=left)
-        return cut_off(plan, gone, self._target.netns)
+        plan = Plan(removed=rows[0], added=rows[1])
+        return self._send(changes, plan, gone, incremental, start)
 
     def _send(
-        self, changes: tuple[Change, ...], plan: Plan, incremental: Incremental, start: int
+        self,
+        changes: tuple[Change, ...],
+        plan: Plan,
+        gone: Revoked,
+        incremental: Incremental,
+        start: int,
     ) -> Plan:
         self._state.begin(changes)
         try:
@@ -119,6 +124,7 @@ class Session:
             self._inventory = None
             self._state.end(done=False)
             raise
+        plan = cut_off(plan, gone, self._target.netns)
         self._state.end(done=True)
         self._revision = self._state.revision()
         expected = start + bool(plan)

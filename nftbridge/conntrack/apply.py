@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
-from nftbridge.conntrack.revoked import Revoked, departed, merged, reshaped, revoked
+from nftbridge.conntrack.revoked import Revoked, departed, either, merged, reshaped, revoked
 from nftbridge.mirrored import settled
 from nftbridge.model import Host, Network
 from nftbridge.plan import Plan, compare
@@ -34,23 +34,30 @@ def revoked_by_rows(
 
 
 def revoked_since(
-    held: Host | None, wanted: Host, plan: Plan, rows: Rows, netns: str | None
+    held: Host | None, wanted: Host, plan: Plan, rows: Rows | None, netns: str | None
 ) -> Revoked:
-    """What `plan` takes away, and the way from `held`, the last apply, if rows were lost since."""
+    """What `plan` takes away and, if there are `rows`, the way from `held`, the last apply.
+
+    That way counts where `plan` says little of what was let through before.
+    """
     left = departed(held, wanted, plan.removed)
     found = revoked(plan.removed, plan.added, tcp=wanted.cut_revoked, left=left)
     if held is None:
         return found
-    if plan.install:  # what is observed then says little of what was let through before
+    if rows is not None:
         way = compare(rows(held), rows(wanted))
         removed, added = merged(way.removed, plan.removed), merged(way.added, plan.added)
         found = revoked(removed, added, tcp=wanted.cut_revoked, left=left)
-    return _judged(found, held, wanted, reshaped(settled(held, netns), wanted), netns)
+    found = _judged(found, held, wanted, reshaped(settled(held, netns), wanted), netns)
+    return _intruded(found, wanted, netns) if plan.install or (plan and held == wanted) else found
 
 
 def cut_off(plan: Plan, gone: Revoked, netns: str | None) -> Plan:
-    """End the connections that `gone` concerns, after the rules are in: `plan` says how it went."""
-    if not plan or not gone:
+    """End the connections that `gone` concerns, after the rules are in: `plan` says how it went.
+
+    To be called before it is recorded that they are: whoever dies in between leaves it to the next.
+    """
+    if not gone:
         return plan
     from nftbridge.conntrack import kernel
 
@@ -68,3 +75,11 @@ def _judged(
 
     before, after = (settled(host, netns) for host in (held, wanted))
     return replace(found, judge=judgement(before, after, networks))
+
+
+def _intruded(found: Revoked, wanted: Host, netns: str | None) -> Revoked:
+    """`found`, with an eye on what came in while others had changed our rules."""
+    from nftbridge.conntrack.judge import intrusion
+
+    judges = (found.judge, intrusion(settled(wanted, netns)))
+    return replace(found, judge=either(judges), tcp=wanted.cut_revoked)

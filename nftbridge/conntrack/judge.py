@@ -1,9 +1,12 @@
-"""Flows of networks that are another kind now, judged by what the rules make of a first packet."""
+"""Flows judged by what the rules make of a first packet.
+
+Those of networks that are another kind now, and those that nobody knows by what rules they came.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from ipaddress import ip_address, ip_network
@@ -38,24 +41,59 @@ def judgement(held: Host, wanted: Host, networks: Iterable[Network]) -> Judgemen
     before, after = _Rules(held), _Rules(wanted)
     known: dict[tuple[object, ...], bool] = {}
 
-    @cache  # thousands of flows come from a few addresses
-    def is_inside(address: Packed) -> bool:
-        return _within(ip_address(address), subnets)
+    is_inside = _inside(subnets)
 
     def otherwise(flow: Flow, links: Links) -> bool:
         if not any(map(is_inside, (flow.source, flow.destination, flow.reply_source))):
             return False
-        # where a packet from afar comes from is of no interest to the rules, but for link-local
-        afar = links.interface(flow.source) == "" and not links.is_own(flow.source)
-        around = is_inside(flow.source) or not afar
-        source = flow.source if around else ip_address(flow.source).is_link_local
-        key = (source, flow.destination, flow.protocol, flow.port)
+        places = (_place(end, is_inside, links) for end in (flow.source, flow.destination))
+        key = (*places, flow.protocol, flow.port)
         if key not in known:
             then, now = before.outcome(flow, links), after.outcome(flow, links)
             known[key] = then is not None and then != now
         return known[key]
 
     return otherwise
+
+
+def intrusion(wanted: Host) -> Judgement:
+    """Tells whether a flow came in while `wanted` was not in force, as far as one can tell.
+
+    That is one that no rule of ours has translated, and that they drop or translate. `wanted`
+    is whole, and its `wsl2_mirrored` is settled.
+    """
+    subnets = tuple(subnet for network in wanted.networks for subnet in network.subnets)
+    rules = _Rules(wanted)
+    known: dict[tuple[object, ...], bool] = {}
+    is_inside = _inside(subnets)
+
+    def is_none_of_theirs(flow: Flow, links: Links) -> bool:
+        ends = flow.source, flow.destination
+        if flow.translated or not (links.is_own(ends[1]) or any(map(is_inside, ends))):
+            return False
+        key = (*(_place(end, is_inside, links) for end in ends), flow.protocol, flow.port)
+        if key not in known:
+            now = rules.outcome(flow, links)
+            known[key] = now is None or now[:2] != (ip_address(ends[1]), flow.port)
+        return known[key]
+
+    return is_none_of_theirs
+
+
+def _inside(subnets: tuple[Prefix, ...]) -> Callable[[Packed], bool]:
+    """Whether an address is in one of them; asked once of each, as thousands of flows share few."""
+
+    @cache
+    def is_inside(address: Packed) -> bool:
+        return _within(ip_address(address), subnets)
+
+    return is_inside
+
+
+def _place(address: Packed, is_inside: Callable[[Packed], bool], links: Links) -> Packed | bool:
+    """The address, or of one that is far off all that the rules may ask: if it is link-local."""
+    near = links.interface(address) or links.is_own(address) or is_inside(address)
+    return address if near else ip_address(address).is_link_local
 
 
 @dataclass(slots=True)

@@ -183,6 +183,12 @@ def revoked(
     )
 
 
+def either(judgements: Iterable[Judgement | None]) -> Judgement:
+    """Whether one of them says so."""
+    found = [judgement for judgement in judgements if judgement is not None]
+    return lambda flow, links: any(judgement(flow, links) for judgement in found)
+
+
 def merged(rows: FlatRows, others: FlatRows) -> FlatRows:
     """The rows of either; those of `others` count where both have a value."""
     return {r: {**rows.get(r, {}), **others.get(r, {})} for r in {**rows, **others}}

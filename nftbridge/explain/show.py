@@ -142,6 +142,8 @@ def _hook_data(result: Result) -> dict[str, object]:
         "reason": decided.rule.reason if decided else None,
         "verdict": verdict(decided) if decided else "accept",
     }
+    if decided is not None and isinstance(decided.rule.verdict, MarkedAccept):
+        data |= {"verdict": Final.ACCEPT.value, "mark": str(decided.rule.verdict.mark)}
     if packet is not None:
         masqueraded = decided is not None and decided.rule.verdict is Final.MASQUERADE
         data["source"] = None if masqueraded else str(packet.saddr)  # the kernel chooses it

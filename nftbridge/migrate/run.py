@@ -45,10 +45,12 @@ class Successor(Engine):
     its publication; it goes on through the proxy.
     """
 
-    def _revoked_since(self, held: Host | None, host: Host, plan: Rows) -> Revoked:
+    def _revoked_since(
+        self, held: Host | None, host: Host, plan: Rows, *, cut_short: bool
+    ) -> Revoked:
         if held is None and not plan.removed:
             return Revoked()
-        return super()._revoked_since(held, host, plan)
+        return super()._revoked_since(held, host, plan, cut_short=cut_short)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,8 @@ class Child:
         """Forget it, after its outcome."""
         os.close(self._pipe)
 
-    def end(self, seconds: float) -> None:
-        """Wait for its end, and bring that about after so many seconds.
+    def end(self, seconds: float) -> Outcome:
+        """Wait for what comes of it, and end it after so many seconds.
 
         Whatever it was at, the kernel then holds the old rules or the new ones.
         """
@@ -66,6 +66,7 @@ class Child:
                     os.kill(self._process, signal.SIGKILL)
                 done = self.outcome()
         self.close()
+        return done
 
 
 def _run(job: Callable[[], Outcome], writing: int) -> NoReturn:

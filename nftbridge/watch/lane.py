@@ -19,6 +19,7 @@ class Reason(Enum):
     FILE = "file"
     RULES = "rules"
     FIREWALLD = "firewalld"
+    TRIAL = "trial"
 
 
 QUIET = {Reason.FILE: 0.02, Reason.RULES: 0.005}
@@ -128,3 +129,8 @@ class Lane:
         self.child = None
         self.gathering.rest(self._started, now)
         return Finished(self._reasons, outcome, self._since)
+
+    def end(self, seconds: float) -> Finished | None:
+        """Let what was begun come to its end within so many seconds; None if nothing was."""
+        child, self.child = self.child, None
+        return None if child is None else Finished(self._reasons, child.end(seconds), self._since)

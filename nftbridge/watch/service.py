@@ -29,6 +29,7 @@ _GENERATIONS = 1 << 32
 _PATIENCE = 10.0  # seconds that a process which applies has to come to its end when we end
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONLY_RULES, _ONLY_FIREWALLD = frozenset((Reason.RULES,)), frozenset((Reason.FIREWALLD,))
+_ONLY_TRIAL = frozenset((Reason.TRIAL,))
 _IPTABLES = ("raw", "mangle", "filter", "nat")
 
 
@@ -77,6 +78,7 @@ class Service:
         self._signals: list[int] = []
         self._touched: int | None = None
         self._rejected = ("", "")
+        self._held = ""
         self._warnings = frozenset[str]()
         self._place = ""
         self._end: int | None = None
@@ -84,6 +86,7 @@ class Service:
     def listen(self, stack: ExitStack) -> None:
         """Be told of everything from now on, until `stack` is closed."""
         paths, bus = stack.enter_context(Paths(self._file)), stack.enter_context(Bus())
+        trial = stack.enter_context(Paths(str(self._state.trial_file())))
         rules = stack.enter_context(Transactions(self._tables(), self._target.netns))
         waking, woken = socket.socketpair()
         for end in (waking, woken):
@@ -96,6 +99,7 @@ class Service:
         self._on(paths, lambda: self._ask(Reason.FILE) if paths.changed() else None)
         self._on(bus, lambda: self._firewalld_changed() if bus.changed() else None)
         self._on(rules, lambda: self._rules_changed(rules.touched()))
+        self._on(trial, lambda: self._trial_changed() if trial.changed() else None)
         self._on(woken, lambda: self._signalled(woken))
 
     def run(self) -> int:
@@ -142,6 +146,11 @@ class Service:
             self._manager.reloading()
             self._ask(Reason.RELOAD)
 
+    def _trial_changed(self) -> None:
+        """What was held may be done, or not before the file changes again."""
+        if self._held:
+            self._ask(Reason.TRIAL)
+
     def _firewalld_changed(self) -> None:
         """Its iptables backend flushes our rules as well; these must not wait until it answers."""
         self._ask(Reason.FIREWALLD)
@@ -179,7 +188,13 @@ class Service:
     def _change(self, reasons: frozenset[Reason]) -> Outcome:
         if reasons == _ONLY_FIREWALLD:
             return work.restore(self._target, with_firewalld=True)
-        return work.apply(self._file, self._target, self._wanted)
+        undone = reasons == _ONLY_TRIAL
+        if held := work.hold(self._target, self._file, undone=undone):
+            return held
+        outcome = work.apply(self._file, self._target, self._wanted)
+        if outcome.rejected:  # maybe since somebody has begun a trial right now
+            return work.hold(self._target, self._file, undone=undone) or outcome
+        return outcome
 
     def _progress(self, lane: Lane) -> None:
         child = lane.child
@@ -192,25 +207,37 @@ class Service:
             self._settle(lane, finished)
 
     def _settle(self, lane: Lane, finished: Finished) -> None:
-        """Say what came of it, and whether it is tried again."""
-        outcome, now = finished.outcome, time.monotonic()
+        """Say what came of it, and tell the service manager."""
         starting = not self._place
+        self._say(lane, finished, starting=starting)
+        if lane is self._changes:
+            reloaded = Reason.RELOAD in finished.reasons
+            self._tell(finished.outcome, starting=starting, reloaded=reloaded)
+
+    def _say(self, lane: Lane, finished: Finished, *, starting: bool) -> None:
+        """What came of it, and whether it is tried again."""
+        outcome, now = finished.outcome, time.monotonic()
+        ending = self._end is not None
         of_file = lane is self._changes and finished.reasons != _ONLY_FIREWALLD
         why = ",".join(sorted(reason.value for reason in finished.reasons))
         if of_file:
             self._say_warnings(outcome)
-            self._say_rejected(outcome)
+            self._say_held(outcome)
+            if not outcome.held:
+                self._say_rejected(outcome)
         if outcome.error:
-            again = {} if starting else {"retry_in": lane.gathering.failed(finished.reasons, now)}
+            again = (
+                {}
+                if starting or ending
+                else {"retry_in": lane.gathering.failed(finished.reasons, now)}
+            )
             self._log.say(Level.ERROR, "failed", reason=why, text=outcome.error, **again)
         else:
             lane.gathering.succeeded()
         if outcome.done:
-            event = "applied" if of_file and not outcome.rejected else "restored"
+            event = "applied" if of_file and not (outcome.rejected or outcome.held) else "restored"
             took = round(1000 * (now - finished.since), 1)
             self._log.say(Level.INFO, event, reason=why, done=outcome.done, ms=took)
-        if lane is self._changes:
-            self._tell(outcome, starting=starting, reloaded=Reason.RELOAD in finished.reasons)
 
     def _say_warnings(self, outcome: Outcome) -> None:
         """Each once, as long as it is there."""
@@ -231,6 +258,13 @@ class Service:
         if outcome.rejected or not outcome.error:
             self._rejected = found if outcome.rejected else ("", "")
 
+    def _say_held(self, outcome: Outcome) -> None:
+        """Once for each reason."""
+        if outcome.held and outcome.held != self._held:
+            self._log.say(Level.WARNING, "held", file=self._file, text=outcome.held)
+        if outcome.held or not outcome.error:
+            self._held = outcome.held
+
     def _tell(self, outcome: Outcome, *, starting: bool, reloaded: bool) -> None:
         """Tell the service manager how it is; whoever cannot start ends."""
         if starting and not outcome.place:
@@ -242,6 +276,8 @@ class Service:
         if self._rejected[1]:
             first = self._rejected[1].splitlines()[0]
             status = f"{self._file} is wrong, what was applied last is kept: {first}"
+        elif self._held:
+            status = f"{self._file} is not applied: {self._held}"
         elif outcome.error:
             status = f"failed, to be tried again: {outcome.error.splitlines()[0]}"
         if starting:
@@ -255,7 +291,8 @@ class Service:
             self._manager.status(status)
 
     def _finish(self) -> None:
-        """Let what has begun come to its end."""
+        """Let what has begun come to its end, and say what came of it."""
         for lane in (self._repairs, self._changes):
-            if lane.child is not None:
-                lane.child.end(_PATIENCE)
+            finished = lane.end(_PATIENCE)
+            if finished is not None:
+                self._say(lane, finished, starting=not self._place)

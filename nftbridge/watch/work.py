@@ -9,7 +9,9 @@ from typing import ClassVar
 
 from nftbridge import applying, config
 from nftbridge.choice import Target
+from nftbridge.engine import state_of
 from nftbridge.errors import InputError, NftbridgeError, Problem
+from nftbridge.model import Host
 from nftbridge.report import summary
 
 
@@ -20,6 +22,7 @@ class Outcome:
     `done` says what was changed, "" nothing; `place` and `backend` what was programmed, "" nothing
     is on record. `rejected` is what is wrong with the host file of that `digest`: then what was
     applied before was put back. `error` is anything else that went wrong, with its `exit_status`.
+    `held` says why the host file was left alone.
     """
 
     done: str = ""
@@ -30,13 +33,14 @@ class Outcome:
     digest: str = ""
     error: str = ""
     exit_status: int = 0
+    held: str = ""
 
     SOFTWARE_FAILURE: ClassVar[int] = 70  # EX_SOFTWARE of sysexits.h
 
 
 def warm() -> None:
     """Import now what every forked process would have to import; nothing of libnftables is run."""
-    for module in ("tomllib", "hashlib", "nftbridge.nft.backend", "nftbridge.compat.backend"):
+    for module in ("tomli", "hashlib", "nftbridge.nft.backend", "nftbridge.compat.backend"):
         importlib.import_module(module)
 
 
@@ -53,6 +57,31 @@ def apply(file: str, target: Target, wanted: str) -> Outcome:
     except NftbridgeError as error:
         return _failed(error, warnings)
     return _of(done, warnings)
+
+
+def hold(target: Target, file: str, *, undone: bool) -> Outcome | None:
+    """Put back what was applied last, if `file` must not be applied now; None if it may be.
+
+    Not while an apply waits to be confirmed; nor what was undone for want of that, until the file
+    says something else. `undone` tells that the trial has ended just now: if it was undone, the
+    file has to change in any case.
+    """
+    state = state_of(target)
+    trial, before = state.trial(), state.undone()
+    if trial is not None:
+        why = f"the last apply is {trial}"
+    elif before is not None and (undone or _declares(file, before)):
+        why = f"it was applied on trial and undone: change it, or `nftbridge apply {file}`"
+    else:
+        return None
+    return replace(restore(target, with_firewalld=True), held=why)
+
+
+def _declares(file: str, host: Host) -> bool:
+    try:
+        return config.load(file).host == host
+    except InputError:
+        return False
 
 
 def restore(target: Target, *, with_firewalld: bool) -> Outcome:

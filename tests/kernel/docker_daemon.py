@@ -138,6 +138,10 @@ class Daemon:
         """End a container and take it away."""
         _call(self.socket, "DELETE", f"/containers/{container}?force=1")
 
+    def remove_network(self, name: str) -> None:
+        """Take a network away, which nobody is in."""
+        _call(self.socket, "DELETE", f"/networks/{name}")
+
     def rules(self, family: Family) -> str:
         """What it has programmed, as its own iptables-save prints it."""
         program = "iptables-save" if family is Family.IPV4 else "ip6tables-save"

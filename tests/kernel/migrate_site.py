@@ -1,7 +1,8 @@
 """A host with Docker's own rules, traffic that goes on while they are exchanged, and what may pass.
 
-A `Site` has a real daemon with containers in four networks. `AIMS` are new flows of UDP, each with
-whether it may get through, and `CALLS` what is established; both in both families.
+A `Site` has a real daemon with containers in four networks. `AIMS` are flows of UDP, each with
+whether it may get through, sent both as new flows all the time and as one that lasts; `CALLS` is
+what is established. All of it in both families.
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from nftbridge.docker.host import DaemonOptions, host_of
 from nftbridge.lab import namespaces
 from nftbridge.model import Family
 from tests.kernel.docker_daemon import HOST, OUTSIDE, Daemon, daemon
-from tests.kernel.storm import Echo, Shot, Storm
+from tests.kernel.storm import Count, Echo, Shot, Storm
+from tests.kernel.storm import Traffic as Shots
 
 DoneT = TypeVar("DoneT")
+
+_LOOK = 24
+"""Rounds of a storm in which every shot that passes has been fired again."""
 
 WITH_IPV6 = {
     "20.10": ("--ipv6", "--fixed-cidr-v6=fd00:dead::/64", "--experimental", "--ip6tables"),
@@ -36,7 +41,7 @@ BLOCKED = 8099
 
 
 class Aim(NamedTuple):
-    """New flows of UDP from somebody to somebody's address."""
+    """Flows of UDP from somebody to somebody's address."""
 
     source: str
     to: str
@@ -190,8 +195,9 @@ class Site:
         ip6tables-legacy 1.8.9 says of many rules that they are there already when Docker asks.
         """
         return {
-            _name(aim, family)
+            _name(aim, family, lasting=lasting)
             for aim in AIMS
+            for lasting in (False, True)
             for family, program in (_SAVE if aim.to == "host" else {}).items()
             if f"--dport {aim.port} -j DNAT" not in rules[program.format(self.variant)]
         }
@@ -203,19 +209,22 @@ class Site:
 
     def storm(self) -> Storm:
         """The traffic; a context."""
-        both = [(aim, family) for aim in AIMS for family in Family]
-        return Storm(
-            [
+        traffic = Shots(
+            tuple(
                 Shot(
-                    _name(aim, family),
+                    _name(aim, family, lasting=lasting),
                     self.places[aim.source],
                     ip_address(self.addresses[aim.source, family]),
                     ip_address(self.addresses[aim.to, family]),
                     aim.port,
+                    lasting,
                 )
-                for aim, family in both
-            ],
-            [
+                for aim in AIMS
+                for family in Family
+                for lasting in (False, True)
+            ),
+            (),
+            tuple(
                 Echo(
                     f"{c.protocol} {c.source} -> {c.to} {c.port} {family.label}",
                     c.protocol,
@@ -227,9 +236,10 @@ class Site:
                 )
                 for c in CALLS
                 for family in Family
-            ],
-            [(self.places[node], port) for node, ports in EARS.items() for port in ports],
+            ),
+            tuple((self.places[node], port) for node, ports in EARS.items() for port in ports),
         )
+        return Storm(traffic)
 
 
 class Traffic:
@@ -238,6 +248,7 @@ class Traffic:
     def __init__(self, storm: Storm) -> None:
         self._storm = storm
         self.leaks: list[str] = []
+        self.forbidden = Count(0, 0)
         self.ends = [self._passing()]
 
     def change(self, do: Callable[[], DoneT]) -> DoneT:
@@ -247,10 +258,14 @@ class Traffic:
         self._storm.settle()
         after = self._storm.counts()
         self.ends.append(self._passing())
-        for shot in self._storm.shots:
-            count = after[shot.name].since(before[shot.name])
-            if count.arrived and not any(shot.name in end for end in self.ends[-2:]):
-                self.leaks.append(f"{shot.name}: {count.arrived} of {count.sent}")
+        for shot in SHOTS:
+            if any(shot in end for end in self.ends[-2:]):
+                continue
+            count = after[shot].since(before[shot])
+            sent, arrived = self.forbidden.sent + count.sent, self.forbidden.arrived + count.arrived
+            self.forbidden = Count(sent, arrived)
+            if count.arrived:
+                self.leaks.append(f"{shot}: {count.arrived} of {count.sent}")
         return done
 
     def broken(self) -> list[str]:
@@ -265,6 +280,19 @@ class Traffic:
         always = set[str](self.ends[0]).intersection(*self.ends) - site.proxied(rules)
         return self._lost(sorted(always))
 
+    def account(self) -> str:
+        """All numbers, for people."""
+        counts = self._storm.counts()
+        echoes = [counts[echo.name] for echo in self._storm.echoes]
+        sent, returned = sum(e.sent for e in echoes), sum(e.arrived for e in echoes)
+        allowed = [counts[s] for s in set[str](self.ends[0]).intersection(*self.ends)]
+        return (
+            f"{len(self.ends) - 1} changes: forbidden {self.forbidden.arrived:,} of"
+            f" {self.forbidden.sent:,} passed; allowed {sum(a.arrived for a in allowed):,} of"
+            f" {sum(a.sent for a in allowed):,} passed; established {returned:,} of {sent:,}"
+            f" messages came back, {self._storm.repeated} TCP segments sent again"
+        )
+
     def _lost(self, names: Iterable[str]) -> list[str]:
         counts = self._storm.counts()
         return [f"{name}: {c.lost} of {c.sent}" for name in names if (c := counts[name]).lost]
@@ -273,25 +301,35 @@ class Traffic:
         """The shots that arrive while nothing changes."""
         self._storm.settle()
         before = self._storm.counts()
-        self._storm.settle(rounds=10)
+        self._storm.settle(rounds=_LOOK)
         after = self._storm.counts()
-        shots = (shot.name for shot in self._storm.shots)
-        return frozenset(n for n in shots if after[n].arrived > before[n].arrived)
+        return frozenset(n for n in SHOTS if after[n].arrived > before[n].arrived)
 
 
 def expected(release: str) -> frozenset[str]:
     """The shots that may pass under our rules: as `AIMS` has it, less what the user closes."""
     closed = USERS_FAMILIES[release]
     return frozenset(
-        _name(aim, family)
+        _name(aim, family, lasting=lasting)
         for aim in AIMS
         for family in Family
+        for lasting in (False, True)
         if aim.may or (aim.port == BLOCKED and family not in closed)
     )
 
 
-def _name(aim: Aim, family: Family) -> str:
-    return f"{aim.source} -> {aim.to} {aim.port} {family.label}"
+def _name(aim: Aim, family: Family, *, lasting: bool) -> str:
+    flows = "one flow" if lasting else "new flows"
+    return f"{flows} {aim.source} -> {aim.to} {aim.port} {family.label}"
+
+
+SHOTS = tuple(
+    _name(aim, family, lasting=lasting)
+    for aim in AIMS
+    for family in Family
+    for lasting in (False, True)
+)
+"""The names of all that is sent at the aims."""
 
 
 @contextmanager

@@ -4,7 +4,9 @@ Its sockets live in many network namespaces (a socket stays where it was made). 
 forward in the sender's own system call, so that at nearly every moment a packet is on its way
 through the rules. What it counts lies in memory shared with the test, which may look at any time:
 
-    Shot    a UDP datagram that nobody answers, each from another source port: a new flow each time
+    Shot    a UDP datagram that nobody answers, each from another source port: a new flow each time;
+            or all from one port, the first answered: one flow that is established while it may be
+    Visit   a TCP connection that is made anew whenever it has broken
     Echo    a UDP flow or a TCP connection, kept open: each message has to come back
 """
 
@@ -31,10 +33,14 @@ from nftbridge.model import Address
 SOURCE_PORTS = range(20000, 24096)
 """So many that conntrack, told to, has forgotten a flow when its port comes up again."""
 
-_TAG = struct.Struct("!4sH2x")
+_STEADY_PORTS = 30000  # one for each shot, from here on
+_TAG = struct.Struct("!4sH?x")  # of which shot, and whether that is a steady one
 _MAGIC = b"gale"
 _MESSAGE = struct.Struct("!Q")
 _BURST = 2  # datagrams of each shot in a round
+_PAUSE, _REST = 16, 10  # rounds
+_SILENCE = 0.05  # seconds
+_MOST_GUESTS = 4
 _ROUNDS, _STOP, _HEAD = 0, 1, 2
 _PATIENCE = 30.0
 _AFTERMATH = 0.5
@@ -51,6 +57,19 @@ class Shot:
     sender: Address
     to: Address
     port: int
+    steady: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A TCP connection from the namespace `source` to `listening`, a port of `server`."""
+
+    name: str
+    source: str
+    to: Address
+    port: int
+    server: str
+    listening: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +102,30 @@ class Count:
         return Count(self.sent - before.sent, self.arrived - before.arrived)
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """All that is sent. `ears` are namespaces and ports where shots may arrive."""
+
+    shots: tuple[Shot, ...]
+    visits: tuple[Visit, ...]
+    echoes: tuple[Echo, ...]
+    ears: tuple[tuple[str, int], ...]
+
+
 class Storm:
-    """The process, while the context lasts. `ears` are namespaces and ports where shots may arrive.
+    """The process, while the context lasts.
 
     Raises `RuntimeError` if it ends before its time; its own traceback is on standard error then.
     """
 
-    def __init__(
-        self, shots: Sequence[Shot], echoes: Sequence[Echo], ears: Sequence[tuple[str, int]]
-    ) -> None:
-        self.shots, self.echoes = tuple(shots), tuple(echoes)
-        self._names = [*(s.name for s in self.shots), *(e.name for e in self.echoes)]
+    def __init__(self, traffic: Traffic) -> None:
+        self.echoes = traffic.echoes
+        named: list[Shot | Visit | Echo] = [*traffic.shots, *traffic.visits, *traffic.echoes]
+        self._names = [found.name for found in named]
         # spawned, not forked: the test has threads and a libnftables of its own
         context = get_context("spawn")
         self._memory = RawArray(c_uint64, _HEAD + 2 * len(self._names) + 1)
-        arguments = (self._memory, self.shots, self.echoes, tuple(ears), os.getpid())
+        arguments = (self._memory, traffic, os.getpid())
         self._process = context.Process(target=_blow, args=arguments)
 
     def __enter__(self) -> Self:
@@ -142,47 +170,37 @@ class Storm:
         return self._memory[-1]
 
 
-def _blow(
-    memory: Sequence[int],
-    shots: Sequence[Shot],
-    echoes: Sequence[Echo],
-    ears: Sequence[tuple[str, int]],
-    parent: int,
-) -> None:
+def _blow(memory: Sequence[int], traffic: Traffic, parent: int) -> None:
     """The process: establish the echoes, then send, receive and count until told to stop."""
     die_with_parent()
     if os.getppid() != parent:
         return
-    _Gale(memory, shots, echoes, ears).blow()
+    _Gale(memory, traffic).blow()
 
 
 class _Gale:
     """The inside of the process."""
 
-    def __init__(
-        self,
-        memory: Sequence[int],
-        shots: Sequence[Shot],
-        echoes: Sequence[Echo],
-        ears: Sequence[tuple[str, int]],
-    ) -> None:
+    def __init__(self, memory: Sequence[int], traffic: Traffic) -> None:
         # writing needs more than a Sequence has, and ctypes' arrays have no types to name
         self._memory: list[int] = memory  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
         self._counts = [0] * (len(memory) - _HEAD)
-        self._guns = [_Gun(shot, index) for index, shot in enumerate(shots)]
+        self._guns = [_Gun(shot, index) for index, shot in enumerate(traffic.shots)]
         self._ears = select.epoll()
-        self._sockets = {ear.fileno(): ear for ear in map(_ear, ears)}
+        self._sockets = {ear.fileno(): ear for ear in map(_ear, traffic.ears)}
         for descriptor in self._sockets:
             self._ears.register(descriptor, select.EPOLLIN)
-        self._calls = [_Call(echo) for echo in echoes]
+        self._calls = [_Call(echo) for echo in traffic.echoes]
+        visitors = [_Visitor(visit) for visit in traffic.visits]
+        self._talks: list[_Visitor | _Call] = [*visitors, *self._calls]
 
     def blow(self) -> None:
         """Round after round, until the flag is set; what is on its way then is waited for."""
         while not self._memory[_STOP]:
             for index, gun in enumerate(self._guns):
                 self._counts[2 * index] += gun.fire(_BURST)
-            for call in self._calls:
-                call.send()
+            for talk in self._talks:
+                talk.send()
             self._collect()
             self._memory[_ROUNDS] += 1
         end = time.monotonic() + _AFTERMATH
@@ -194,9 +212,10 @@ class _Gale:
         counts = self._counts
         for index in self._heard():
             counts[2 * index + 1] += 1
-        for index, call in enumerate(self._calls, len(self._guns)):
-            call.collect()
-            counts[2 * index : 2 * index + 2] = call.sent, call.returned
+            self._guns[index].has_hit()
+        for index, talk in enumerate(self._talks, len(self._guns)):
+            talk.collect()
+            counts[2 * index : 2 * index + 2] = talk.sent, talk.returned
         counts[-1] = sum(call.repeated for call in self._calls)
         self._memory[_HEAD:] = counts
 
@@ -206,25 +225,57 @@ class _Gale:
             ear = self._sockets[descriptor]
             with suppress(BlockingIOError):
                 while True:
-                    magic, index = _TAG.unpack(ear.recv(_TAG.size))
+                    data, sender = ear.recvfrom(_TAG.size)
+                    magic, number, steady = _TAG.unpack(data)
                     assert magic == _MAGIC
+                    index = int(number)
+                    if steady and self._guns[index].begins():
+                        ear.sendto(b"hello", sender)
                     yield index
 
 
 class _Gun:
-    """A raw socket, and a shot's packets made beforehand."""
+    """A raw socket, and a shot's packets made beforehand.
+
+    New flows that get through are remembered by conntrack, and who applies has to look through
+    them: a shot that has hit pauses for some rounds. One that does not is fired in each.
+    """
 
     def __init__(self, shot: Shot, index: int) -> None:
         family = socket.AF_INET if shot.to.version == 4 else socket.AF_INET6
         with netns.inside(shot.source):
             self._socket = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            self._home = socket.socket(family, socket.SOCK_DGRAM)
+        steady_port = _STEADY_PORTS + index
+        if shot.steady:
+            self._home.bind(("", steady_port))  # here the answer may come
+        self._steady = shot.steady
         self._to = (str(shot.to), 0)
-        payload = _TAG.pack(_MAGIC, index)
-        self._packets = [_packet(shot, port, payload) for port in SOURCE_PORTS]
-        self._next = 0
+        payload = _TAG.pack(_MAGIC, index, shot.steady)
+        ports = (steady_port,) if shot.steady else SOURCE_PORTS
+        self._packets = [_packet(shot, port, payload) for port in ports]
+        self._next = self._pause = 0
+        self._missed = _REST  # rounds since one of its packets arrived
+
+    def has_hit(self) -> None:
+        """One of its packets has arrived."""
+        self._missed = 0
+        self._pause = 0 if self._steady else _PAUSE
+
+    def begins(self) -> bool:
+        """Whether it has not hit for a while: the flow is another one then.
+
+        Only its first packet is answered. An answer that crossed with the end of the flow would be
+        a flow that the container starts, which it may, and what comes in after that its answer.
+        """
+        return self._missed >= _REST
 
     def fire(self, number: int) -> int:
         """Send so many; returns how many the kernel took."""
+        self._missed += 1
+        if self._pause:
+            self._pause -= 1
+            return 0
         sent = 0
         for _ in range(number):
             packet = self._packets[self._next]
@@ -233,6 +284,72 @@ class _Gun:
                 self._socket.sendto(packet, self._to)
                 sent += 1
         return sent
+
+
+class _Visitor:
+    """Both ends of a visit. Messages are eight bytes; the server sends back what it gets.
+
+    A connection on which nothing has come back for a while is given up for a new one.
+    """
+
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
+        self._family = socket.AF_INET if visit.to.version == 4 else socket.AF_INET6
+        with netns.inside(visit.server):
+            self._server = socket.socket(self._family, socket.SOCK_STREAM)
+        self._server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._family == socket.AF_INET6:
+            self._server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        self._server.bind(("", visit.listening))
+        self._server.listen()
+        self._server.setblocking(False)  # noqa: FBT003  the socket module takes it by position only
+        self._guests: list[socket.socket] = []
+        self.sent = self.returned = 0
+        self._near = self._coming()
+
+    def send(self) -> None:
+        """Send the next message if there is room, or come again."""
+        try:
+            if time.monotonic() - self._last < _SILENCE:
+                self._near.send(bytes(_MESSAGE.size))
+                self.sent += 1
+                return
+        except BlockingIOError:  # not there yet, or nobody takes it
+            return
+        except OSError:
+            pass
+        self._near.close()
+        self._near = self._coming()
+
+    def collect(self) -> None:
+        """Count what has arrived at the server, and send it back."""
+        with suppress(OSError):
+            guest, _ = self._server.accept()
+            guest.setblocking(False)  # noqa: FBT003  as above
+            self._guests.append(guest)
+        for guest in self._guests[:-_MOST_GUESTS]:
+            guest.close()
+        del self._guests[:-_MOST_GUESTS]
+        for guest in self._guests:
+            with suppress(OSError):
+                while message := guest.recv(_MESSAGE.size):
+                    self.returned += 1
+                    guest.send(message)
+        with suppress(OSError):
+            while self._near.recv(1 << 12):
+                self._last = time.monotonic()
+
+    def _coming(self) -> socket.socket:
+        """A new connection that is being made."""
+        self._last = time.monotonic()
+        with netns.inside(self._visit.source):
+            near = socket.socket(self._family, socket.SOCK_STREAM)
+        # closed without a word: nobody waits for the end of what is cut off
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        near.setblocking(False)  # noqa: FBT003  as above
+        near.connect_ex((str(self._visit.to), self._visit.port))
+        return near
 
 
 class _Call:

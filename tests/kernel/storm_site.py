@@ -8,14 +8,17 @@ what passes at neither and gets through all the same is a leak.
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
+from random import Random
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from nftbridge import config, netns
@@ -23,9 +26,12 @@ from nftbridge.choice import Target, choose
 from nftbridge.engine import Engine
 from nftbridge.lab import HOST, OUTSIDE, Laboratory
 from nftbridge.model import Address, Family, Host
-from tests.kernel.storm import Count, Echo, Shot, Storm
+from tests.kernel.storm import Count, Echo, Shot, Storm, Traffic, Visit
 
 DoneT = TypeVar("DoneT")
+
+_LOOK = 0.2
+"""Seconds after which a visitor that was given up on before has come again."""
 
 NEIGHBOUR = "outside-loopback0"
 """A machine on the host's link that routes 127.0.0.0/8 to it."""
@@ -55,24 +61,29 @@ _FRONT = _network("front", 1, {"web": _WEB, "worker": []})
 _API = ["90", "90/udp", "92/udp"]
 _ROUTED: Any = {"gateway_mode_ipv4": "routed", "gateway_mode_ipv6": "routed"}
 _OPEN = _network("open", 2, {"api": _API}, **_ROUTED)
+_OPENER = _network("open", 2, {"api": [*_API, "94/udp"]}, **_ROUTED)
 _DATA = _network("data", 3, {"db": []}, internal=True)
 _UNPROTECTED: Any = {"gateway_mode_ipv4": "nat-unprotected", "gateway_mode_ipv6": "nat-unprotected"}
-_SIDE = {"cache": ["8084:84/udp"], "queue": list[str]()}
+_CACHE = ["8084:84/udp", "8086:86"]
+_SIDE = {"cache": _CACHE, "queue": list[str]()}
 
 
 def _side(containers: Mapping[str, list[str]] = _SIDE, **options: object) -> Any:
     return _network("side", 4, containers, **options)
 
 
-def _host(*others: object, front: object = _FRONT) -> Host:
-    return config.host_from_data({"version": 1, "network": [front, _OPEN, _DATA, *others]})
+def _host(*others: object, front: object = _FRONT, routed: object = _OPEN) -> Host:
+    networks = [front, routed, _DATA, *others]
+    data = {"version": 1, "host": {"cut_revoked": True}, "network": networks}
+    return config.host_from_data(data)
 
 
 DECLARATIONS: Mapping[str, Host] = {
     "plain": _host(_side()),
     "more ports": _host(
-        _side({"cache": ["8084:84/udp", "8085:85/udp"], "queue": []}),
+        _side({"cache": [*_CACHE, "8085:85/udp"], "queue": []}),
         front=_network("front", 1, {"web": [*_WEB, "8081:81/udp"], "worker": []}),
+        routed=_OPENER,
     ),
     "port moved": _host(_side({"cache": [], "queue": ["8084:84/udp"]})),
     "side internal": _host(_side({"cache": [], "queue": []}, internal=True)),
@@ -82,6 +93,29 @@ DECLARATIONS: Mapping[str, Host] = {
     "side undeclared": _host(),
     "worker gone": _host(_side(), front=_network("front", 1, {"web": _WEB})),
 }
+
+
+BETWEEN_HOOKS = ("side routed", "more ports")
+"""A change in which raw begins to drop what filter begins to let through: see the test of it."""
+
+
+def walk(rng: Random, number: int) -> Iterator[tuple[str, str]]:
+    """So many changes, from where `look_around` ends to others at random, but BETWEEN_HOOKS."""
+    here = list(DECLARATIONS)[-1]
+    for _ in range(number):
+        others = [name for name in DECLARATIONS if name != here]
+        there = rng.choice([name for name in others if (here, name) != BETWEEN_HOOKS])
+        yield here, there
+        here = there
+
+
+def host_files(folder: Path) -> dict[str, Path]:
+    """A host file for each declaration."""
+    files: dict[str, Path] = {}
+    for name, host in DECLARATIONS.items():
+        files[name] = folder / f"{name}.json"
+        files[name].write_text(json.dumps(config.host_to_data(host)))
+    return files
 
 
 class May(Enum):
@@ -95,7 +129,9 @@ class May(Enum):
 class Aim(NamedTuple):
     """New flows of UDP from a node to a node's address, or to one written out.
 
-    `sender` is the node whose address they carry, the source's own if None.
+    `sender` is the node whose address they carry, the source's own if None. What is `steady` is one
+    flow, established whenever it gets through; none is through the network that is undeclared at
+    times, since what a bridge let through before it was declared is nobody's business.
     """
 
     source: str
@@ -103,6 +139,7 @@ class Aim(NamedTuple):
     port: int
     may: May
     sender: str | None = None
+    steady: bool = False
 
 
 AIMS = (
@@ -133,18 +170,36 @@ AIMS = (
     Aim("web", "cache", 81, May.SOMETIMES),
     Aim("cache", "queue", 81, May.SOMETIMES),
     Aim("cache", OUTSIDE, 53, May.SOMETIMES),
+    Aim(OUTSIDE, HOST, 8084, May.SOMETIMES, steady=True),
+    Aim(OUTSIDE, HOST, 8081, May.SOMETIMES, steady=True),
+    Aim(OUTSIDE, "api", 94, May.SOMETIMES, steady=True),
+    Aim(OUTSIDE, "api", 81, May.NEVER, steady=True),
 )
 
 _EARS = {
     "web": (80, 81, 96),
     "worker": (81,),
-    "api": (81, 90),
+    "api": (81, 90, 94),
     "db": (81,),
     "cache": (81, 84, 85),
     "queue": (81, 84),
     OUTSIDE: (53,),
 }
 """Where an aim may arrive, by node."""
+
+
+class Coming(NamedTuple):
+    """TCP connections from a node to a node, and the node and port that answer."""
+
+    source: str
+    to: str
+    port: int
+    server: str
+    listening: int
+    may: May
+
+
+COMINGS = (Coming(OUTSIDE, HOST, 8086, "cache", 86, May.SOMETIMES),)
 
 
 class Call(NamedTuple):
@@ -171,6 +226,17 @@ CALLS = (
 )
 
 
+class Wishes(NamedTuple):
+    """Who sends what."""
+
+    aims: tuple[Aim, ...]
+    comings: tuple[Coming, ...]
+    calls: tuple[Call, ...]
+
+
+ALL = Wishes(AIMS, COMINGS, CALLS)
+
+
 class Ends(Enum):
     """Whether a shot passes at the ends of a change."""
 
@@ -181,11 +247,17 @@ class Ends(Enum):
 
 @dataclass
 class Ledger:
-    """What was sent and what passed during all changes so far; a leak is a line for people."""
+    """What was sent and what passed during all changes so far; a leak is a line for people.
+
+    `revoked` counts flows that were established when a change took their permission away, and
+    `afterwards` what they sent right after it.
+    """
 
     sent: Counter[Ends] = field(default_factory=Counter[Ends])
     passed: Counter[Ends] = field(default_factory=Counter[Ends])
     leaks: list[str] = field(default_factory=list[str])
+    revoked: Counter[str] = field(default_factory=Counter[str])
+    afterwards: Count = field(default_factory=lambda: Count(0, 0))
 
     def enter(self, shot: str, count: Count, ends: Ends, change: str) -> None:
         """What came of one shot during one change."""
@@ -194,11 +266,18 @@ class Ledger:
         if ends is Ends.CLOSED and count.arrived:
             self.leaks.append(f"{shot}: {count.arrived} of {count.sent} during {change}")
 
+    def revoke(self, shot: str, rest: Count) -> None:
+        """A flow that was established has lost its permission; what came of it at rest."""
+        self.revoked[shot] += 1
+        self.afterwards = Count(
+            self.afterwards.sent + rest.sent, self.afterwards.arrived + rest.arrived
+        )
+
     def account(self) -> str:
         """The numbers, for people."""
-        return "; ".join(
-            f"{ends.value} {self.passed[ends]:,} of {self.sent[ends]:,} passed" for ends in Ends
-        )
+        passed = [f"{e.value} {self.passed[e]:,} of {self.sent[e]:,} passed" for e in Ends]
+        then = f"{self.afterwards.arrived:,} of {self.afterwards.sent:,} passed"
+        return "; ".join([*passed, f"{self.revoked.total()} established were revoked, then {then}"])
 
 
 class Place:
@@ -209,20 +288,26 @@ class Place:
         lab: Laboratory,
         target: Target,
         backend: str,
-        aims: Iterable[Aim],
-        calls: Iterable[Call],
+        wishes: Wishes,
     ) -> None:
         self.lab = lab
+        self.state = target.state_directory
         self._target = target
         self._backend = backend
         self.engine = Engine(target, choose(backend, target).backend)
-        both = [(aim, family) for aim in aims for family in _families(aim)]
+        both = [(aim, family) for aim in wishes.aims for family in _families(aim)]
+        visits = {self._visit(c, family): c.may for c in wishes.comings for family in Family}
         self.may = {_name(aim, family): aim.may for aim, family in both}
-        self.storm = Storm(
-            [self._shot(aim, family) for aim, family in both],
-            [self._echo(call, family) for call in calls for family in Family],
-            [(lab.namespace(node), port) for node, ports in _EARS.items() for port in ports],
+        self.may |= {visit.name: may for visit, may in visits.items()}
+        self.lasting = {_name(aim, family) for aim, family in both if aim.steady}
+        self.lasting |= {visit.name for visit in visits}
+        traffic = Traffic(
+            tuple(self._shot(aim, family) for aim, family in both),
+            tuple(visits),
+            tuple(self._echo(call, family) for call in wishes.calls for family in Family),
+            tuple((lab.namespace(node), port) for node, ports in _EARS.items() for port in ports),
         )
+        self.storm = Storm(traffic)
         self.ledger = Ledger()
         self.passing: dict[str, frozenset[str]] = {}
 
@@ -238,7 +323,7 @@ class Place:
 
     def command(self, file: Path) -> list[str]:
         """The command itself."""
-        options = ["--netns", self.lab.netns, "--state-dir", str(self._target.state_directory)]
+        options = ["--netns", self.lab.netns, "--state-dir", str(self.state)]
         options += ["--backend", self._backend]
         if self._target.layout is not None:
             options += ["--iptables-layout", self._target.layout]
@@ -250,11 +335,10 @@ class Place:
             self.apply(name)
             self.storm.settle()
             before = self.storm.counts()
-            self.storm.settle(rounds=10)
+            time.sleep(_LOOK)
+            self.storm.settle(rounds=20)
             after = self.storm.counts()
-            arrived = (
-                s.name for s in self.storm.shots if after[s.name].arrived > before[s.name].arrived
-            )
+            arrived = (n for n in self.may if after[n].arrived > before[n].arrived)
             self.passing[name] = frozenset(arrived)
 
     def mistaken(self) -> dict[str, May]:
@@ -267,14 +351,24 @@ class Place:
         return May.ALWAYS if number == len(self.passing) else May.SOMETIMES if number else May.NEVER
 
     def change(self, here: str, there: str, do: Callable[[], DoneT]) -> DoneT:
-        """Do something that leads from one declaration to another, and enter what passed."""
+        """Do something that leads from one declaration to another, and enter what passed.
+
+        That is what passed meanwhile, and what was sent when it had been done.
+        """
         before = self.storm.counts()
         done = do()
         self.storm.settle()
         after = self.storm.counts()
+        self.storm.settle()
+        at_rest = self.storm.counts()
+        change = f"{here} -> {there}"
         for shot in self.may:
-            count = after[shot].since(before[shot])
-            self.ledger.enter(shot, count, self._ends(shot, here, there), f"{here} -> {there}")
+            count, rest = after[shot].since(before[shot]), at_rest[shot].since(after[shot])
+            self.ledger.enter(shot, count, self._ends(shot, here, there), change)
+            self.ledger.enter(shot, rest, self._ends(shot, there), f"the rest after {change}")
+            gone = shot in self.passing[here] and shot not in self.passing[there]
+            if gone and count.arrived and shot in self.lasting:
+                self.ledger.revoke(shot, rest)
         return done
 
     def _ends(self, shot: str, *declarations: str) -> Ends:
@@ -305,6 +399,17 @@ class Place:
             self.lab.address(aim.sender or aim.source, family),
             self._address(aim.to, family),
             aim.port,
+            aim.steady,
+        )
+
+    def _visit(self, coming: Coming, family: Family) -> Visit:
+        return Visit(
+            f"tcp {coming.source} -> {coming.to} {coming.port} {family.label}",
+            self.lab.namespace(coming.source),
+            self._address(coming.to, family),
+            coming.port,
+            self.lab.namespace(coming.server),
+            coming.listening,
         )
 
     def _echo(self, call: Call, family: Family) -> Echo:
@@ -327,8 +432,7 @@ def storm_site(
     folder: Path,
     backend: str = "nftables",
     layout: str | None = None,
-    aims: Iterable[Aim] = AIMS,
-    calls: Iterable[Call] = CALLS,
+    wishes: Wishes = ALL,
 ) -> Generator[Place]:
     """The laboratory, the first declaration applied, and the storm blowing."""
     plain = DECLARATIONS["plain"]
@@ -337,7 +441,7 @@ def storm_site(
     with Laboratory(plain, loopback_links=("loopback0",), ports=silent) as lab:
         _forget_soon(lab.netns)
         target = Target(netns=lab.netns, state_directory=folder / "state", layout=layout)
-        place = Place(lab, target, backend, aims, calls)
+        place = Place(lab, target, backend, wishes)
         place.apply("plain")
         with place.storm:
             yield place
@@ -350,7 +454,8 @@ def _families(aim: Aim) -> Iterable[Family]:
 
 def _name(aim: Aim, family: Family) -> str:
     sender = f" as {aim.sender}" if aim.sender else ""
-    return f"{aim.source}{sender} -> {aim.to} {aim.port} {family.label}"
+    kept = "established " if aim.steady else ""
+    return f"{kept}{aim.source}{sender} -> {aim.to} {aim.port} {family.label}"
 
 
 def _forget_soon(namespace: str) -> None:

@@ -31,6 +31,7 @@ from nftbridge.model import Container, Family, Host, Network, Protocol, Publicat
 from nftbridge.model.changes import Detach, Publish, Withdraw
 from nftbridge.plan import Plan
 from nftbridge.report import ended
+from tests.namespaces import nft
 
 pytestmark = pytest.mark.kernel
 
@@ -86,6 +87,10 @@ class Client:
         self.socket.settimeout(WAIT)
         self.socket.connect((str(address), port))
 
+    @property
+    def port(self) -> int:
+        return int(self.socket.getsockname()[1])
+
     def ask(self) -> str:
         """The name of the node that answers; "" if nobody does."""
         try:
@@ -125,6 +130,10 @@ def nothing(*_: object) -> kernel.Ended:
     return kernel.Ended()
 
 
+def die(*_: object) -> kernel.Ended:
+    raise SystemExit
+
+
 @FAMILIES
 def test_a_port_moves_to_another_container(place: Site, family: Family) -> None:
     """The same socket, before and after: answered by the one, then by the other."""
@@ -150,6 +159,45 @@ def test_without_the_end_of_flows_it_would_go_on(
     monkeypatch.setattr(kernel, "end", nothing)
     place.apply(two([], [UDP]))
     assert client.ask() == "one"
+
+
+@FAMILIES
+def test_who_dies_between_rules_and_flows_leaves_the_flows_to_the_next(
+    place: Site, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.apply(two([UDP]))
+    client = Client(place, OUTSIDE, place.lab.address(HOST, family), 5353)
+    assert client.ask() == "one"
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "end", die)
+        with pytest.raises(SystemExit):
+            place.apply(two([], [UDP]))
+    assert client.ask() == "one"
+    assert place.apply(two([], [UDP])).ended >= 1
+    assert client.ask() == "two"
+
+
+@FAMILIES
+def test_what_came_in_while_others_had_taken_the_rules_out(place: Site, family: Family) -> None:
+    wanted = two([UDP])
+    place.apply(wanted)
+    # where nobody asks for it, the kernel does not track connections
+    tracking = (
+        "table inet other { chain c { type filter hook forward priority 0; ct state new; }; }"
+    )
+    nft(place.lab.netns, "-f", "-", stdin=tracking)
+    choose(place.backend, place.target).backend.remove(lambda: [wanted], everything=True)
+    direct = Client(place, OUTSIDE, place.lab.address("one", family), 81)
+    early = Client(place, OUTSIDE, place.lab.address(HOST, family), 5353)
+    egress = Client(place, "one", place.lab.address(OUTSIDE, family), 443)
+    assert (direct.ask(), direct.ask(), early.ask()) == ("one", "one", "")
+    egress.ask()
+    there = f"sport={egress.port} "
+    assert place.flows(there)
+    assert place.apply(wanted).ended >= 2
+    assert (direct.ask(), early.ask()) == ("", "one")
+    assert place.flows(there), "this one is allowed"
+    nft(place.lab.netns, "delete table inet other")
 
 
 @FAMILIES

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 
 from nftbridge.choice import Target
 from nftbridge.compat.restore import TableState, TableText, commits
 from nftbridge.compat.tools import Tools, Variant
-from nftbridge.compat.tree import DOCKER, Layout
+from nftbridge.compat.tree import DOCKER, LAYOUTS, Layout
+from nftbridge.errors import UnavailableError
 from nftbridge.model import Family
 from tests.equivalence.compare import FINEST
+from tests.kernel.test_commands import Site
 from tests.kernel.test_iptables import (
     MANY,
     SMALL,
@@ -25,6 +31,7 @@ from tests.kernel.test_iptables import (
 
 pytestmark = pytest.mark.kernel
 
+_NAMES = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 _NO_RAW = tuple((family, "raw") for family in Family)
 _DROP = "-A PREROUTING -d 172.20.0.2/32 ! -i br-front -j DROP"
 
@@ -93,3 +100,61 @@ def test_remove_takes_the_drops_out_of_mangle_too(
     engine_with(Lacking(netns=namespace, without=_NO_RAW), target, layout).apply(MANY)
     engine_with(Tools(netns=namespace), target, layout).remove(everything=True)
     assert saved(namespace, Variant.LEGACY) == before
+
+
+def appeared(namespace: str) -> tuple[set[str], ...]:
+    """The tables that are there, of each family."""
+    texts = (run(namespace, "sh", "-c", f"test ! -e {names} || cat {names}") for names in _NAMES)
+    return tuple(set(text.split()) for text in texts)
+
+
+@pytest.mark.parametrize("used", ["", "iptables-legacy -t filter -S"], ids=["fresh", "filter used"])
+def test_looking_makes_no_table_appear(used: str, namespace: str, tmp_path: Path) -> None:
+    """A table is there from the first time that anybody lists it, though it is empty."""
+    if used:
+        run(namespace, *used.split())
+    before = appeared(namespace)
+    assert before == ({"filter"} if used else set(), set())
+    here = Site(namespace, tmp_path)
+    for words in (("plan", "rulesets/11-dual-stack/host.toml"), ("verify",), ("status",)):
+        done = here.run(*words, "--backend", "iptables")
+        assert done.returncode in (0, 2), done.stderr
+        assert appeared(namespace) == before, words
+
+
+def test_where_no_namespace_can_be_made_a_table_is_asked_for_in_place(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def refused() -> Generator[None]:
+        raise UnavailableError("planted")
+        yield
+
+    tools = Tools(netns=namespace)
+    assert tools.offers(Family.IPV4, "raw")
+    assert appeared(namespace) == (set(), set())
+    monkeypatch.setattr("nftbridge.netns.thrown_away", refused)
+    assert Tools(netns=namespace).offers(Family.IPV4, "raw")
+    assert not Tools(netns=namespace).offers(Family.IPV4, "none")
+    assert appeared(namespace) == ({"raw"}, set())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_status_says_the_layout(layout: str, namespace: str, tmp_path: Path) -> None:
+    def said(*words: str) -> str:
+        done = Site(namespace, tmp_path).run(*words, "--backend", "iptables")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    file = tmp_path / "host.toml"
+    file.write_text(
+        'version = 1\n[[network]]\nname = "front"\nbridge = "br-front"\n'
+        'subnets = ["172.20.0.0/16"]\n'
+        '[[network.container]]\nname = "web"\nipv4 = "172.20.0.2"\n'
+        f"publish = {[f'{8000 + n}:{80 + n}' for n in range(20)]}\n"
+    )
+    assert json.loads(said("status", "--json"))["iptables_layout"] is None
+    assert "--iptables-layout" not in said("status")
+    said("apply", str(file), "--iptables-layout", layout)
+    assert json.loads(said("status", "--json"))["iptables_layout"] == layout
+    assert f"{layout} (--iptables-layout)" in said("status")

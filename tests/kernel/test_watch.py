@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -11,12 +12,13 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nftbridge.watch.ruleset import INET, Transactions
-from tests.kernel.watching import PATIENCE, command, watching
+from tests.kernel.watching import PATIENCE, Watch, command, watching
 from tests.namespaces import network_namespace
 
 pytestmark = pytest.mark.kernel
@@ -131,6 +133,79 @@ def test_an_apply_by_hand_stays_and_so_does_a_remove(place: Place) -> None:
         assert place.holds("8080")
 
 
+@pytest.fixture
+def trial(place: Place) -> Generator[Callable[[str], Path]]:
+    """Applies a host with another port on trial; the folder where that is on record."""
+
+    def begin(seconds: str) -> Path:
+        other = place.file.parent.parent / "trial.toml"
+        other.write_text(EXAMPLE.read_text().replace("8080:80", "8095:80"))
+        done = place.run("apply", "--confirm", seconds, str(other))
+        assert done.returncode == 0, done.stderr
+        (record,) = place.state.rglob("trial.json")
+        return record.parent
+
+    yield begin
+    for record in place.state.rglob("trial.json"):  # no watchdog outlives its test
+        os.kill(json.loads(record.read_text())["watchdog"][0], signal.SIGTERM)
+        wait_for(lambda file=record: not file.exists())  # type: ignore[misc]
+
+
+def test_during_a_trial_the_file_waits_for_its_confirmation(
+    place: Place, trial: Callable[[str], Path]
+) -> None:
+    with watching(place.watch()) as watch:
+        trial("60")
+        place.edit("8080:80", "8096:80")
+        assert "not confirmed, and goes back at" in watch.until("held")["text"]
+        watch.say(signal.SIGHUP)
+        watch.until("reloaded")
+        place.nft("flush", "ruleset")
+        watch.until("restored", reason="rules")  # what is on trial is guarded, too
+        assert (place.holds("8095"), place.holds("8096")) == (True, False)
+        assert place.run("confirm").returncode == 0
+        watch.until("applied", reason="trial")
+        assert (place.holds("8095"), place.holds("8096")) == (False, True)
+        assert (watch.count("held"), watch.count("rejected"), watch.count("failed")) == (1, 0, 0)
+
+
+def test_after_a_trial_was_undone_the_file_waits_until_it_changes_again(
+    place: Place, trial: Callable[[str], Path]
+) -> None:
+    with watching(place.watch()) as watch:
+        folder = trial("2")
+        place.edit("8080:80", "8096:80")
+        watch.until("held")
+        wait_for(lambda: not (folder / "trial.json").exists())
+        assert "undone" in watch.until("held")["text"]
+        assert (place.holds("8080"), place.holds("8096")) == (True, False)
+        place.edit("8096:80", "8097:80")
+        watch.until("applied", reason="file")
+        assert place.holds("8097")
+
+
+def test_what_was_undone_is_not_applied_by_a_new_service(
+    place: Place, trial: Callable[[str], Path]
+) -> None:
+    assert place.run("apply", str(place.file)).returncode == 0
+    folder = trial("60")
+    assert place.run("rollback").returncode == 0
+    assert (folder / "undone.json").exists()
+    place.edit("8080:80", "8095:80")
+    with watching(place.watch(), wait=False) as watch:
+        assert "undone" in watch.until("held")["text"]
+        watch.until("ready")
+        watch.say(signal.SIGHUP)
+        watch.until("reloaded")
+        assert (place.holds("8080"), place.holds("8095")) == (True, False)
+        assert place.run("apply", str(place.file)).returncode == 0  # somebody insists
+        assert place.holds("8095")
+        watch.say(signal.SIGHUP)
+        watch.until("reloaded")
+        assert watch.count("held") == 1
+        assert place.holds("8095")
+
+
 def write_in_place(place: Place) -> None:
     place.file.write_text(place.file.read_text().replace("8080:80", "8081:80"))
 
@@ -240,16 +315,38 @@ def test_a_kill_leaves_the_rules_and_a_new_one_catches_up(place: Place) -> None:
         assert watch.count("applied") == 0
 
 
+@contextmanager
+def made_to_wait(place: Place) -> Generator[None]:
+    """What would apply has to wait."""
+    with next(place.state.glob("*/nftbridge/lock")).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def at_work(watch: Watch) -> list[str]:
+    """The processes that apply."""
+    return Path(f"/proc/{watch.process.pid}/task/{watch.process.pid}/children").read_text().split()
+
+
+def test_what_was_begun_is_brought_to_its_end_and_said(place: Place) -> None:
+    with watching(place.watch()) as watch:
+        with made_to_wait(place):
+            place.edit("8080:80", "8084:80")
+            wait_for(lambda: bool(at_work(watch)))
+            watch.say(signal.SIGTERM)
+        assert watch.until("applied", reason="file")
+        assert watch.until("ended")
+        assert watch.process.wait(PATIENCE) == 0
+    assert place.holds("8084")
+
+
 def test_what_applies_is_killed_and_it_goes_on(place: Place) -> None:
     """As a crash of libnftables would."""
     with watching(place.watch()) as watch:
-        lock = place.state.glob("*/nftbridge/lock")
-        with next(lock).open() as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with made_to_wait(place):
             place.nft("flush", "ruleset")
-            children = Path(f"/proc/{watch.process.pid}/task/{watch.process.pid}/children")
-            wait_for(lambda: bool(children.read_text().split()))
-            os.kill(int(children.read_text().split()[0]), signal.SIGSEGV)
+            wait_for(lambda: bool(at_work(watch)))
+            os.kill(int(at_work(watch)[0]), signal.SIGSEGV)
             failed = watch.until("failed")
             assert "SIGSEGV" in failed["text"]
             assert failed["retry_in"] == 1.0

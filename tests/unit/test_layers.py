@@ -44,6 +44,7 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # Each door to the outside has one place, given as the import names that may go through it.
 DOORS: dict[str, tuple[str, ...]] = {
     "nftables": ("nftbridge.nft.kernel",),
+    "tomli": ("nftbridge.config",),
     "tomli_w": ("nftbridge.docker.show",),
     "http": ("nftbridge.docker.api",),
     "pyroute2": ("nftbridge.conntrack.flows", "nftbridge.lab", "nftbridge.netns"),

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,9 @@ from nftbridge.compat.syntax import parse
 from nftbridge.compat.text import script
 from nftbridge.explain.question import Typed, read
 from nftbridge.explain.show import lines as explained
+from nftbridge.explain.show import to_data
 from nftbridge.explain.way import follow
-from nftbridge.model import Family, Mark, Priorities
+from nftbridge.model import Family, Host, Mark, Priorities
 from nftbridge.nft import lower, text
 from nftbridge.policy.evaluate import Evaluator, Packet
 from nftbridge.policy.program import Final, MarkedAccept
@@ -110,6 +112,14 @@ def test_explain_says_that_no_mark_is_assumed() -> None:
     said = "\n".join(explained(follow(MARKED, asked), Style(coloured=False)))
     assert "assumed to carry no mark; with 0x4000/0x4000 it would be accepted" in said
     assert "no mark" not in "\n".join(explained(follow(PLAIN, asked), Style(coloured=False)))
+
+
+@pytest.mark.parametrize(("host", "mark"), [(MARKED, "0x1000/0x3000"), (PLAIN, None)])
+def test_explain_tells_programs_of_the_mark(host: Host, mark: str | None) -> None:
+    asked = read(Typed("eth0", "198.51.100.9", "198.51.100.1", "tcp", "8080", None, ()))
+    hooks: Any = to_data(follow(host, asked))["hooks"]
+    (forward,) = (hook for hook in hooks if hook["hook"] == FILTER_FORWARD.name)
+    assert (forward["verdict"], forward.get("mark")) == ("accept", mark)
 
 
 @pytest.mark.parametrize("firewall", FIREWALLS)
