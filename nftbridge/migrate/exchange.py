@@ -17,6 +17,8 @@ from nftbridge.migrate.tables import Table
 from nftbridge.migrate.theirs import Theirs, is_own, jump_of, own_chains
 from nftbridge.policy.rules import DOCKER_USER
 
+_LAST = "-j RETURN"
+
 _Numbered: TypeAlias = tuple[str, int, str]
 """A chain, the number of a line of it, from 1, and the line."""
 
@@ -51,7 +53,11 @@ class Removal:
 def removal(
     name: str, table: Table, theirs: Theirs, forward: Forward, staying: Staying | None = None
 ) -> Removal:
-    """What of Docker's is in a table; DOCKER-USER goes with it unless somebody else jumps there."""
+    """What of Docker's is in a table.
+
+    DOCKER-USER goes with it, unless somebody else jumps there or it has rules that were never in
+    force, so that nobody carries them over.
+    """
     ours = staying or Staying()
     lines = tuple(
         (chain, number, line)
@@ -60,7 +66,8 @@ def removal(
     )
     own = (*own_chains(name), *((DOCKER_USER,) if name == "filter" else ()))
     chains = tuple(c for c in own if c in table.chains and c not in ours.chains)
-    if DOCKER_USER in chains and _is_wanted_elsewhere(table):
+    idle = bool(rules_of(table)) and not leads_to_users(table)
+    if DOCKER_USER in chains and (idle or _is_wanted_elsewhere(table)):
         chains = tuple(c for c in chains if c != DOCKER_USER)
     return Removal(lines, chains, forward if name == "filter" else Forward())
 
@@ -76,7 +83,11 @@ def removal_script(name: str, table: Table, found: Removal, variant: Variant) ->
         gone = {number for chain, number, _ in found.lines if chain == FORWARD}
         place = min(gone, default=1) - 1
         script += _insertions(FORWARD, place, accepts, len(held) - len(gone))
-    script += [f"-F {chain}" for chain in found.chains]
+    for chain in found.chains:
+        if chain == DOCKER_USER:  # one that came this moment stays, and all is refused
+            script += _deletions([*_numbered(chain, table)], variant)
+        else:
+            script.append(f"-F {chain}")
     script += [f"-X {chain}" for chain in found.chains]
     return _whole(name, script)
 
@@ -172,16 +183,43 @@ class Restoration:
 
 
 def _users_chains(saved: Table, now: Table) -> dict[str, tuple[str, ...]]:
-    """DOCKER-USER as it was, before what is in it now, and what it reaches that is missing."""
+    """DOCKER-USER as it was, and what it reaches that is missing.
+
+    What is in it now comes after that, or stays where it is if all that was is still there.
+    """
     if DOCKER_USER not in saved.chains:
         return {}
-    was = saved.lines(DOCKER_USER)
-    later = tuple(line for line in now.lines(DOCKER_USER) if line not in was)
-    found = {DOCKER_USER: (*was, *later)}
+    was, held = saved.lines(DOCKER_USER), now.lines(DOCKER_USER)
+    later = tuple(line for line in held if line not in was)
+    found = {DOCKER_USER: held if _in_order(was, held) else (*was, *later)}
     for chain in reached(saved):
         if chain != DOCKER_USER and chain not in now.chains:
             found[chain] = saved.lines(chain)
     return found
+
+
+def _in_order(lines: Sequence[str], held: Sequence[str]) -> bool:
+    """Whether all of `lines` are in `held`, one after the other."""
+    rest = iter(held)
+    return all(line in rest for line in lines)
+
+
+def rules_of(table: Table) -> dict[str, tuple[str, ...]]:
+    """The user's rules: DOCKER-USER and the chains below it; none if it has no rules.
+
+    Without the RETURN at the end, which Docker up to 27 puts there and which changes nothing.
+    """
+    lines = table.lines(DOCKER_USER)
+    if lines[-1:] == (_LAST,):
+        lines = lines[:-1]
+    if not lines:
+        return {}
+    return {chain: table.lines(chain) for chain in reached(table)} | {DOCKER_USER: lines}
+
+
+def leads_to_users(table: Table) -> bool:
+    """Whether DOCKER-USER is in force, as Docker has it."""
+    return f"-j {DOCKER_USER}" in table.lines(FORWARD)
 
 
 def reached(table: Table, start: str = DOCKER_USER) -> tuple[str, ...]:

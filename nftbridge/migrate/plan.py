@@ -19,7 +19,7 @@ from nftbridge.migrate.kernel import Found
 from nftbridge.migrate.record import Record
 from nftbridge.migrate.tables import EMPTY, Site, Tables
 from nftbridge.migrate.theirs import Theirs
-from nftbridge.migrate.users import Carried, carried, one_per_family
+from nftbridge.migrate.users import Carried, carried, changed, one_per_family
 from nftbridge.model import Host, counted
 
 VARIANTS = {"iptables": Variant.LEGACY, "iptables-nft": Variant.NFT}
@@ -190,9 +190,24 @@ def _problems(
         message = f"has {counted(given.users, 'rule')} in our table already"
         hint = "an order of both cannot be told: empty one of the two"
         yield Problem("DOCKER-USER", message, hint)
+    for site in _changed_since(given, sites):
+        message = f"of {site} was changed since a migration that was cut off has carried it over"
+        hint = "go back with --undo, which loses no rule, and migrate again"
+        yield Problem("DOCKER-USER", message, hint)
     for site, tables in sites.items():
         yield from _strangers(given, theirs, site, tables)
     yield from _unknown_bridges(given, theirs)
+
+
+def _changed_since(given: Given, sites: Mapping[Site, Tables]) -> Iterator[Site]:
+    """Where the user's rules are others than those that were carried over."""
+    record = given.record
+    if record is None or not _is_carried(record):
+        return
+    for site, saved in record.sites.items():
+        now = sites.get(site, {}).get("filter", EMPTY)
+        if not given.ours(site) and changed(saved.tables.get("filter", EMPTY), now):
+            yield site
 
 
 def _begun(record: Record | None) -> bool:

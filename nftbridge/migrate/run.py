@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,13 +24,16 @@ from nftbridge.migrate.plan import Given, Plan, forward_of, plan
 from nftbridge.migrate.record import Record, Saved, Store
 from nftbridge.migrate.tables import EMPTY, TABLES, Site, Table
 from nftbridge.migrate.theirs import is_present
-from nftbridge.migrate.users import commands
+from nftbridge.migrate.users import changed, commands
 from nftbridge.mirrored import settled
 from nftbridge.model import Host
 from nftbridge.plan import Plan as Rows
+from nftbridge.policy.rules import DOCKER_USER
 
 _ROUNDS = 3
 """How often Docker may have put something in while its rules were taken out."""
+
+_AGAIN = "go back with --undo, which loses no rule, and migrate again"
 
 _OWN_FIREWALL = "Docker's own firewall"
 """Where an import says that Docker's rules are there: here that is no news."""
@@ -116,8 +119,8 @@ class Migration:
             if made.carried:
                 self._rules.check(commands(self._target.table, made.carried))
             record = self._begun(looked)
+            record = self._carry(record, looked)  # first: what they accept is never dropped by ours
             self._bring_in(given.host, warn)
-            record = self._carry(record, looked)
             self._take_out(replace(given, record=record), made)
             if wishes.write:
                 record = self._switch_off(record, wishes.configuration)
@@ -133,18 +136,14 @@ class Migration:
         document: Mapping[str, Any] = config.host_to_data(given.host)
         again = old is not None and not (old.finished and (made.out or made.nft))
         record = old if old is not None and again else Record(given.backend, document)
-        sites = dict(record.sites)
-        # where Docker's tables become ours, it may have had rules in one family only
-        shared = [site for site in given.found.sites if made.adopted and given.ours(site)]
-        for site in (*shared, *(out.site for out in made.out)):
-            tables = given.found.sites[site]
-            if site not in sites or (is_present(tables) and not given.ours(site)):
-                sites[site] = Saved(tables, forward_of(given, given.theirs, site, tables))
+        saved = dict(self._saved(looked, record))
+        # rules of then are those of the host of then
+        anew = record.sites.keys() <= saved.keys() and record.nft.keys() <= given.found.nft.keys()
         record = replace(
             record,
             backend=given.backend,
-            host=document,
-            sites=sites,
+            host=document if anew else record.host,
+            sites={**record.sites, **saved},
             nft={**record.nft, **given.found.nft},
             finished=False,
             existed=old.existed if old else None,
@@ -155,6 +154,19 @@ class Migration:
             record = replace(record, carried=number, chains=chains, rules=None)
         self._store.keep(record)
         return record
+
+    @staticmethod
+    def _saved(looked: Looked, record: Record) -> Iterator[tuple[Site, Saved]]:
+        """What is to be kept of iptables: where the record has nothing, and where Docker is whole.
+
+        Where Docker's tables become ours, it may have had rules in one family only.
+        """
+        given, made = looked.given, looked.plan
+        shared = [site for site in given.found.sites if made.adopted and given.ours(site)]
+        for site in (*shared, *(out.site for out in made.out)):
+            tables = given.found.sites[site]
+            if site not in record.sites or (is_present(tables) and not given.ours(site)):
+                yield site, Saved(tables, forward_of(given, given.theirs, site, tables))
 
     def _bring_in(self, host: Host, warn: Warn) -> None:
         with guard.around(self._target.netns, self._engine.known, host) as beside:
@@ -201,11 +213,20 @@ class Migration:
         forward = forward_of(given, theirs, site, given.found.sites[site])
 
         def script(table: Table) -> str:
+            if name == "filter" and not given.ours(site):
+                self._check_users(site, given.found.sites[site].get(name, EMPTY), table)
             return removal_script(
                 name, table, removal(name, table, theirs, forward, staying), site.variant
             )
 
         self._rules.change(site, name, script)
+
+    @staticmethod
+    def _check_users(site: Site, before: Table, now: Table) -> None:
+        """Nobody has carried over what came to DOCKER-USER since it was read."""
+        if changed(before, now):
+            message = f"ours are in, but {DOCKER_USER} of {site} was changed meanwhile"
+            raise PartlyAppliedError(f"{message}; Docker's rules stay there\n    hint: {_AGAIN}")
 
     def _switch_off(self, record: Record | None, configuration: Configuration) -> Record | None:
         existed = configuration.text() is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nftbridge import config
 from nftbridge.choice import Target
@@ -59,6 +59,7 @@ class Undoing:
             if record is None:
                 return self._without_record()
             self._check_users(record)
+            self._store.keep(replace(record, finished=False))  # whoever migrates now goes on
             back = self._configuration.put_back(existed=record.existed)
             found = self._rules.found()
             shared = record.backend in VARIANTS
@@ -131,7 +132,9 @@ class Undoing:
 
     def _take_ours_out(self, record: Record) -> tuple[str, ...]:
         """Docker's rules decide already; what was carried over is in force there."""
-        if self._rules.users(record.chains):
+        if there := self._rules.users(record.chains):
+            # from here on they are to be carried over again
+            self._store.keep(replace(record, carried=len(there), rules=None, finished=False))
             self._rules.commit(_emptied(self._target.table, record.chains))
         engine, _ = Engine.of_last_apply(self._target, "auto")
         return engine.remove(everything=False).kept

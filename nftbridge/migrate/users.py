@@ -6,15 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from nftbridge.migrate.exchange import reached
-from nftbridge.migrate.forward import FORWARD
+from nftbridge.migrate.exchange import leads_to_users, rules_of
 from nftbridge.migrate.tables import Site, Table
 from nftbridge.nft.document import Command
 from nftbridge.policy.rules import DOCKER_USER
 from nftbridge.translate.chains import Translated, TranslatedRule, translate
-
-_LAST = "-j RETURN"
-"""What Docker up to 27 puts at the end of DOCKER-USER; there it changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +34,15 @@ class Carried:
 
 def carried(site: Site, table: Table) -> Carried | None:
     """What the user has in DOCKER-USER; None if there is nothing, or nothing leads there."""
-    lines = table.lines(DOCKER_USER)
-    if lines and lines[-1] == _LAST:
-        lines = lines[:-1]
-    if not lines or f"-j {DOCKER_USER}" not in table.lines(FORWARD):
+    chains = rules_of(table)
+    if not chains or not leads_to_users(table):
         return None
-    chains = {chain: table.lines(chain) for chain in reached(table)} | {DOCKER_USER: lines}
-    return Carried(site, lines, translate(chains, site.family))
+    return Carried(site, chains[DOCKER_USER], translate(chains, site.family))
+
+
+def changed(before: Table, now: Table) -> bool:
+    """Whether the user has rules in DOCKER-USER that are others than before."""
+    return bool(rules_of(now)) and rules_of(now) != rules_of(before)
 
 
 def one_per_family(found: Sequence[Carried]) -> tuple[tuple[Carried, ...], tuple[str, ...]]:
@@ -66,11 +64,15 @@ def _same(one: Carried, other: Carried) -> bool:
 
 
 def commands(table: str, found: Iterable[Carried]) -> list[Command]:
-    """What adds them to our table, in one transaction; nothing that is there is touched."""
+    """What adds them to our table, in one transaction; nothing that is there is touched.
+
+    The table need not be there: it decides nothing as long as it has no other chains.
+    """
     found = tuple(found)
-    chains = dict.fromkeys(chain for one in found for chain in one.below)
+    chains = dict.fromkeys([DOCKER_USER, *(chain for one in found for chain in one.below)])
     spot = {"family": "inet", "table": table}
-    made: list[Command] = [{"add": {"chain": spot | {"name": chain}}} for chain in chains]
+    made: list[Command] = [{"add": {"table": {"family": "inet", "name": table}}}]
+    made += [{"add": {"chain": spot | {"name": chain}}} for chain in chains]
     for one in found:
         made += [{"add": rule.json(table, chain)} for chain, rule in one.rules()]
     return made
