@@ -148,6 +148,9 @@ class Site:
     addresses: dict[tuple[str, Family], str] = field(default_factory=dict[tuple[str, Family], str])
     places: dict[str, str] = field(default_factory=dict[str, str])
 
+    def __str__(self) -> str:
+        return f"migration, Docker {self.release}, iptables-{self.variant}"
+
     @property
     def daemon_json(self) -> Path:
         """The daemon's configuration file, as far as the command is concerned."""

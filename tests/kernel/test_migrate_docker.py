@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -13,6 +14,8 @@ from tests.kernel.debian import NotAvailable
 from tests.kernel.migrate_site import RULE, Site, Traffic, expected, site
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
+
+Tell: TypeAlias = Callable[[Site, Traffic], None]
 
 KINDS = [("28.5", "legacy"), ("28.5", "nft"), ("20.10", "legacy"), ("20.10", "nft")]
 
@@ -40,7 +43,17 @@ def newest(tmp_path: Path) -> Generator[Site]:
         yield started(stack, tmp_path, "28.5", "legacy")
 
 
-def test_there_and_back_in_a_storm(docker: Site) -> None:
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Say at the end of all tests what was counted."""
+
+    def told(place: Site, traffic: Traffic) -> None:
+        record_property("storm", f"{place}, {traffic.account()}")
+
+    return told
+
+
+def test_there_and_back_in_a_storm(docker: Site, tell: Tell) -> None:
     before = docker.saved()
     shown = docker.migrate(status=2)
     assert docker.saved() == before, "a plan changes nothing"
@@ -51,6 +64,7 @@ def test_there_and_back_in_a_storm(docker: Site) -> None:
         assert traffic.ends[-1] == expected(docker.release)
         assert not any("DOCKER" in text for text in docker.saved().values())
         traffic.change(lambda: docker.migrate("--undo"))
+    tell(docker, traffic)
     assert traffic.leaks == []
     assert traffic.broken() == []
     assert traffic.lost(docker, before) == []
@@ -60,7 +74,7 @@ def test_there_and_back_in_a_storm(docker: Site) -> None:
 
 
 @pytest.mark.parametrize("words", [("--forward-policy", "keep"), ("--backend", "iptables")])
-def test_where_docker_leaves_something(newest: Site, words: tuple[str, str]) -> None:
+def test_where_docker_leaves_something(newest: Site, tell: Tell, words: tuple[str, str]) -> None:
     """A policy of DROP that stays, and Docker's tables as ours."""
     before = newest.saved()
     with newest.storm() as storm:
@@ -68,6 +82,7 @@ def test_where_docker_leaves_something(newest: Site, words: tuple[str, str]) -> 
         traffic.change(lambda: newest.migrate("--apply", *words))
         assert ":FORWARD DROP" in newest.saved()["iptables-legacy-save"]
         traffic.change(lambda: newest.migrate("--undo"))
+    tell(newest, traffic)
     assert traffic.leaks == []
     assert traffic.broken() == []
     assert traffic.lost(newest, before) == []
@@ -75,7 +90,7 @@ def test_where_docker_leaves_something(newest: Site, words: tuple[str, str]) -> 
     assert newest.saved() == before
 
 
-def test_adopting_an_older_layout(tmp_path: Path) -> None:
+def test_adopting_an_older_layout(tmp_path: Path, tell: Tell) -> None:
     """Docker 20.10's chains become ours, table by table.
 
     Its translations in IPv6 are not quite ours, and new flows have to wait until all tables agree.
@@ -88,6 +103,7 @@ def test_adopting_an_older_layout(tmp_path: Path) -> None:
             traffic.change(lambda: oldest.migrate("--apply", "--backend", "iptables"))
             assert traffic.ends[-1] == expected(oldest.release)
             traffic.change(lambda: oldest.migrate("--undo"))
+        tell(oldest, traffic)
         assert traffic.leaks == []
         assert traffic.broken() == []
         assert traffic.ends[0] == traffic.ends[-1]
@@ -103,7 +119,9 @@ _EMPTY_RAW = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n"
 
 @pytest.mark.long
 @pytest.mark.parametrize("words", [(), ("--backend", "iptables")], ids=["nftables", "iptables"])
-def test_killed_at_any_step_it_goes_on_or_back(newest: Site, words: tuple[str, ...]) -> None:
+def test_killed_at_any_step_it_goes_on_or_back(
+    newest: Site, tell: Tell, words: tuple[str, ...]
+) -> None:
     before = newest.saved()
     newest.daemon_json.write_text(_OPTIONS)
     forward = ("--apply", "--write", *words)
@@ -116,6 +134,7 @@ def test_killed_at_any_step_it_goes_on_or_back(newest: Site, words: tuple[str, .
             assert newest.daemon_json.read_text() == _OPTIONS or step % 2
             _undo(newest, traffic)
             assert newest.saved() == before, f"killed before step {step}"
+            assert "nftbridge" not in newest.run("nft", "list", "tables")
             assert newest.daemon_json.read_text() == _OPTIONS
             step += 1
         assert step > 4
@@ -125,12 +144,14 @@ def test_killed_at_any_step_it_goes_on_or_back(newest: Site, words: tuple[str, .
             if step % 2:
                 traffic.change(lambda: newest.migrate(*forward))
                 assert newest.saved() == done, f"killed before step {step}"
+                assert traffic.ends[-1] == expected(newest.release)
             else:
                 _undo(newest, traffic)
                 assert newest.saved() == before, f"killed before step {step}"
                 traffic.change(lambda: newest.migrate(*forward))
             step += 1
         assert step > 4
+    tell(newest, traffic)
     assert traffic.leaks == []
     assert traffic.broken() == []
     assert traffic.lost(newest, before) == []
