@@ -21,7 +21,8 @@ from nftbridge import netns
 from nftbridge.docker.api import ask
 from nftbridge.docker.host import DaemonOptions, host_of
 from nftbridge.lab import namespaces
-from nftbridge.model import Family
+from nftbridge.model import Family, Host
+from tests.kernel import docker_nftables
 from tests.kernel.docker_daemon import HOST, OUTSIDE, Daemon, daemon
 from tests.kernel.storm import Count, Echo, Shot, Storm
 from tests.kernel.storm import Traffic as Shots
@@ -94,7 +95,10 @@ _PORTS = {
 RULE = f"-p udp -m conntrack --ctorigdstport {BLOCKED} --ctdir ORIGINAL -j DROP"
 """The user's."""
 
-USERS_FAMILIES = {"20.10": (Family.IPV4,), "28.5": tuple(Family)}
+TABLES = "29's tables"
+"""No daemon of that release, but one without a firewall and such tables of nftables."""
+
+USERS_FAMILIES = {"20.10": (Family.IPV4,), "28.5": tuple(Family), TABLES: tuple[Family, ...]()}
 """The families in which that Docker has a DOCKER-USER."""
 
 
@@ -107,7 +111,7 @@ def steady(saved: str) -> str:
     return "\n".join(li.rpartition(" [")[0] if li.startswith(":") else li for li in lines)
 
 
-_KILLED = """
+KILLED = """
 import os, signal, sys
 from nftbridge import cli, engine
 from nftbridge.migrate import configuration, kernel, record
@@ -174,7 +178,7 @@ class Site:
 
     def killed(self, step: int, *words: str) -> bool:
         """Run it until it is killed before that step, from 0; False if it has fewer steps."""
-        command = [sys.executable, "-c", _KILLED, str(step), *self.words(*words)]
+        command = [sys.executable, "-c", KILLED, str(step), *self.words(*words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         return done.returncode != 0
@@ -197,6 +201,8 @@ class Site:
 
         ip6tables-legacy 1.8.9 says of many rules that they are there already when Docker asks.
         """
+        if self.release == TABLES:
+            return set()
         return {
             _name(aim, family, lasting=lasting)
             for aim in AIMS
@@ -338,15 +344,22 @@ SHOTS = tuple(
 @contextmanager
 def site(folder: Path, release: str, variant: str, *options: str) -> Generator[Site]:
     """A daemon with containers, and rules of the user's. Raises `NotAvailable`."""
-    with daemon(release, *WITH_IPV6[release], *options, variant=variant) as engine:
+    real, off = (_NEWEST, _OFF) if release == TABLES else (release, ())
+    with daemon(real, *WITH_IPV6[real], *off, *options, variant=variant) as engine:
         _furnish(engine)
         found = Site(engine, folder, release, variant)
         _locate(found)
         for place in found.places.values():
             _forget_soon(place)
-        for family in () if "--iptables=false" in options else USERS_FAMILIES[release]:
+        if release == TABLES:
+            found.run("nft", "-f", "-", given=docker_nftables.tables(_host(engine)))
+        for family in USERS_FAMILIES[release]:
             found.iptables(family, "-I", "DOCKER-USER", *RULE.split())
         yield found
+
+
+_NEWEST = "28.5"
+_OFF = ("--iptables=false", "--ip6tables=false")
 
 
 def _furnish(engine: Daemon) -> None:
@@ -360,8 +373,7 @@ def _furnish(engine: Daemon) -> None:
 
 
 def _locate(found: Site) -> None:
-    inspected, _ = ask(str(found.engine.socket))
-    for network in host_of(inspected, DaemonOptions()).host.networks:
+    for network in _host(found.engine).networks:
         for container in network.containers:
             found.places[container.name] = found.engine.namespace(container.name)
             for family in Family:
@@ -370,6 +382,11 @@ def _locate(found: Site) -> None:
     for family in Family:
         found.addresses["outside", family] = OUTSIDE[family]
         found.addresses["host", family] = HOST[family]
+
+
+def _host(engine: Daemon) -> Host:
+    inspected, _ = ask(str(engine.socket))
+    return host_of(inspected, DaemonOptions()).host
 
 
 def _forget_soon(namespace: str) -> None:

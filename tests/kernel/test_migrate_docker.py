@@ -11,7 +11,7 @@ from typing import TypeAlias
 import pytest
 
 from tests.kernel.debian import NotAvailable
-from tests.kernel.migrate_site import RULE, Site, Traffic, expected, site
+from tests.kernel.migrate_site import RULE, TABLES, Site, Traffic, expected, site
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
 
@@ -115,6 +115,24 @@ def test_adopting_an_older_layout(tmp_path: Path, tell: Tell) -> None:
 
 
 _EMPTY_RAW = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n"
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_dockers_tables_of_nftables(tmp_path: Path, tell: Tell, backend: str) -> None:
+    with ExitStack() as stack:
+        place = started(stack, tmp_path, TABLES, "legacy")
+        before = place.run("nft", "--stateless", "list", "ruleset")
+        with place.storm() as storm:
+            traffic = Traffic(storm)
+            traffic.change(lambda: place.migrate("--apply", "--backend", backend))
+            assert "docker-bridges" not in place.run("nft", "list", "tables")
+            traffic.change(lambda: place.migrate("--undo"))
+        tell(place, traffic)
+        assert traffic.leaks == []
+        assert traffic.broken() == []
+        assert traffic.lost(place, {}) == []
+        assert set(traffic.ends) == {expected(place.release)}
+        assert place.run("nft", "--stateless", "list", "ruleset") == before
 
 
 @pytest.mark.long
