@@ -13,7 +13,7 @@ from nftbridge.compat.tools import Variant
 from nftbridge.doctor.docker import layout_of
 from nftbridge.errors import Problem
 from nftbridge.migrate import theirs as known
-from nftbridge.migrate.exchange import Removal, Staying, removal
+from nftbridge.migrate.exchange import Removal, Staying, leads_to_users, removal, rules_of
 from nftbridge.migrate.forward import FORWARD, Forward, Policy, decide
 from nftbridge.migrate.kernel import Found
 from nftbridge.migrate.record import Record
@@ -256,6 +256,7 @@ def _remarks(given: Given, out: tuple[Out, ...], users: tuple[Carried, ...]) -> 
         for chain in one.below:
             message = f"of {one.site} is copied: whoever changes it there does not change the copy"
             yield Problem(f"chain {chain}", message, "see what fills it, e.g. fail2ban or ufw")
+    yield from _idle(given)
     for leaving in out:
         yield from _of_forward(leaving)
         if _WITHOUT_EARLY_DROPS.match(leaving.layout) and not given.host.allow_direct_routing:
@@ -263,6 +264,14 @@ def _remarks(given: Given, out: tuple[Out, ...], users: tuple[Carried, ...]) -> 
             hint = "--allow-direct-routing keeps it, on open ports"
             yield Problem(str(leaving.site), f"the rules of {leaving.layout} {message}", hint)
     yield from _publications(given, out)
+
+
+def _idle(given: Given) -> Iterator[Problem]:
+    for site, tables in given.found.sites.items():
+        table = tables.get("filter", EMPTY)
+        if rules_of(table) and not leads_to_users(table):
+            message = "nothing leads there from FORWARD: its rules stay, and are not carried over"
+            yield Problem(f"DOCKER-USER of {site}", message)
 
 
 def _of_forward(one: Out) -> Iterator[Problem]:

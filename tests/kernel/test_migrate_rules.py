@@ -5,97 +5,37 @@ No daemon runs: the rules are put in as Docker writes them, and what it tells of
 
 from __future__ import annotations
 
+import importlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nftbridge.compat import text
-from nftbridge.model import Family
-from tests.kernel.migrate_site import steady
+from nftbridge import netns
+from nftbridge.cli import main
+from tests.kernel.migrate_layouts import CONTAINERS, LAYOUTS, NETWORKS, NEW, OLD, TABLES
+from tests.kernel.migrate_site import KILLED, steady
 from tests.namespaces import network_namespace, nft
 from tests.unit import docker_inspect as inspect
 
 pytestmark = pytest.mark.kernel
 
-NETWORKS = [
-    inspect.network(Options={f"{inspect.BRIDGE}name": "br-front"}),
-]
-CONTAINERS = [
-    inspect.container(
-        "web",
-        {
-            "80/tcp": inspect.bound("0.0.0.0 8080", ":: 8080"),
-            "81/udp": inspect.bound("127.0.0.1 81"),
-        },
-    ),
-]
-HOST = inspect.imported(NETWORKS, CONTAINERS).host
-
-OLD = """\
-*nat
-:DOCKER - [0:0]
--A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
--A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
--A POSTROUTING -s 172.20.0.0/16 ! -o br-front -j MASQUERADE
--A POSTROUTING -s 172.20.0.2/32 -d 172.20.0.2/32 -p tcp -m tcp --dport 80 -j MASQUERADE
--A DOCKER -i br-front -j RETURN
--A DOCKER ! -i br-front -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.20.0.2:80
--A DOCKER -d 127.0.0.1/32 ! -i br-front -p udp --dport 81 -j DNAT --to-destination 172.20.0.2:81
-COMMIT
-*filter
-:FORWARD DROP [0:0]
-:DOCKER - [0:0]
-:DOCKER-ISOLATION-STAGE-1 - [0:0]
-:DOCKER-ISOLATION-STAGE-2 - [0:0]
-:DOCKER-USER - [0:0]
--A FORWARD -j DOCKER-USER
--A FORWARD -j DOCKER-ISOLATION-STAGE-1
--A FORWARD -o br-front -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A FORWARD -o br-front -j DOCKER
--A FORWARD -i br-front ! -o br-front -j ACCEPT
--A FORWARD -i br-front -o br-front -j ACCEPT
--A DOCKER -d 172.20.0.2/32 ! -i br-front -o br-front -p tcp -m tcp --dport 80 -j ACCEPT
--A DOCKER -d 172.20.0.2/32 ! -i br-front -o br-front -p udp -m udp --dport 81 -j ACCEPT
--A DOCKER-ISOLATION-STAGE-1 -i br-front ! -o br-front -j DOCKER-ISOLATION-STAGE-2
--A DOCKER-ISOLATION-STAGE-1 -j RETURN
--A DOCKER-ISOLATION-STAGE-2 -o br-front -j DROP
--A DOCKER-ISOLATION-STAGE-2 -j RETURN
--A DOCKER-USER -j RETURN
-COMMIT
-"""
-"""As Docker 17.12 to 27 writes it, in IPv4."""
-
-NEW = text.script(HOST, Family.IPV4).replace("*filter", "*filter\n:FORWARD DROP [0:0]")
-"""As Docker 28.2 to 28.5 writes it."""
-
-TABLES = """\
-table ip docker-bridges {
-	chain filter-FORWARD {
-		type filter hook forward priority filter; policy accept;
-		oifname "br-front" ct state { established, related } accept
-		oifname "br-front" iifname != "br-front" drop
-	}
-}
-table ip6 docker-bridges {
-	chain filter-FORWARD {
-		type filter hook forward priority filter; policy accept;
-		oifname "br-front" iifname != "br-front" drop
-	}
-}
-"""
-"""Of the shape that Docker 29 gives its tables of nftables."""
+MIDDLE, LATEST = "17.12 to 27", "28.2 to 28.5"
+"""The layouts of most hosts."""
 
 
 class Place:
     """A network namespace with Docker's rules, and what the command is to be told."""
 
-    def __init__(self, namespace: str, folder: Path) -> None:
+    def __init__(self, namespace: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.namespace = namespace
         self.folder = folder
+        self._capsys = capsys
         self.daemon_json = folder / "daemon.json"
         self.tell()
 
@@ -110,6 +50,12 @@ class Place:
         done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def make_set(self, name: str) -> None:
+        """A set for iptables' ``-m set``."""
+        pyroute2: Any = importlib.import_module("pyroute2")  # has no types
+        with netns.inside(self.namespace), pyroute2.IPSet() as sets:
+            sets.create(name, stype="hash:net")
 
     def load(self, rules: str, program: str = "iptables-legacy") -> None:
         """Put rules in beside those that are there."""
@@ -126,30 +72,45 @@ class Place:
 
     def migrate(self, *words: str, status: int = 0) -> str:
         """What the command says, on either stream."""
-        command = [
-            *(sys.executable, "-m", "nftbridge", "migrate", "docker", *words),
+        self._capsys.readouterr()
+        found = main(self._words(*words))
+        said = "".join(self._capsys.readouterr())
+        assert found == status, said
+        return said
+
+    def killed(self, step: int, *words: str) -> bool:
+        """Run it until it is killed before that step, from 0; False if it has fewer steps."""
+        command = [sys.executable, "-c", KILLED, str(step), *self._words(*words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.returncode != 0
+
+    def ours(self) -> str:
+        """Our own DOCKER-USER."""
+        return nft(self.namespace, "list", "chain", "inet", "nftbridge", "DOCKER-USER")
+
+    def _words(self, *words: str) -> list[str]:
+        return [
+            *("migrate", "docker", *words),
             *("--netns", self.namespace, "--state-dir", str(self.folder / "state")),
             *("--daemon-json", str(self.daemon_json)),
             *(() if "--undo" in words else ("--from", str(self.folder))),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Generator[Place]:
+def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Generator[Place]:
     with network_namespace(forwarding=True) as name:
-        yield Place(name, tmp_path)
+        yield Place(name, tmp_path, capsys)
 
 
-LAYOUTS = {"17.12 to 27": OLD, "28.2 to 28.5": NEW}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+@pytest.mark.parametrize(
+    ("layout", "backend"),
+    [*((layout, "nftables") for layout in LAYOUTS), *((li, "iptables") for li in (MIDDLE, LATEST))],
+)
 def test_there_and_back(place: Place, layout: str, backend: str) -> None:
+    if "--match-set" in LAYOUTS[layout]:
+        place.make_set("docker-ext-bridges-v4")
     place.load(LAYOUTS[layout])
     before = place.saved()
     assert f"iptables-legacy IPv4: Docker {layout}" in place.migrate(status=2)
@@ -201,7 +162,7 @@ ACCEPTS = [
 
 
 @pytest.mark.parametrize("variant", ["legacy", "nft"])
-@pytest.mark.parametrize("rules", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("rules", [OLD, NEW], ids=[MIDDLE, LATEST])
 def test_rules_of_others_stay_where_they_are(place: Place, rules: str, variant: str) -> None:
     """Those that stop what is forwarded came after Docker's accepts, and come after ours."""
     program = f"iptables-{variant}"
@@ -345,6 +306,63 @@ def test_undo_loses_no_rule_that_came_later(place: Place) -> None:
     nft(place.namespace, "flush", "chain", *added[1:])
     place.migrate("--undo")
     assert "-A blocked" in place.saved()
+
+
+LATER = "-A DOCKER-USER -s 198.51.100.10/32 -j DROP"
+
+
+def test_an_idle_docker_user_stays(place: Place) -> None:
+    place.load(NEW.replace("-A FORWARD -j DOCKER-USER\n", ""))
+    place.load(USERS)
+    assert "DOCKER-USER of iptables-legacy IPv4: nothing leads there" in place.migrate(status=2)
+    place.migrate("--apply")
+    kept = [line for line in place.saved().splitlines() if line.startswith("-A DOCKER")]
+    assert kept == ["-A DOCKER-USER -p tcp -m conntrack --ctorigdstport 8080 -j blocked"]
+    assert "blocked" not in place.ours()
+
+
+def test_killed_at_any_step_no_rule_is_lost(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    before = place.saved()
+    step = 0
+    while place.killed(step, "--apply", "--write"):
+        if step % 2:
+            place.migrate("--apply", "--write")
+            assert "blocked" in place.ours(), f"killed before step {step}"
+        if step:  # nothing is on record before the first one
+            place.migrate("--undo")
+        assert place.saved() == before, f"killed before step {step}"
+        assert "nftbridge" not in nft(place.namespace, "list", "tables")
+        step += 1
+    assert step > KINDS_OF_STEPS
+    step = 0
+    while place.killed(step, "--undo"):
+        place.migrate("--apply", "--write")
+        assert "blocked" in place.ours(), f"killed before step {step}"
+        assert "DOCKER" not in place.saved()
+        step += 1
+    assert step > KINDS_OF_STEPS
+    assert place.saved() == before
+
+
+KINDS_OF_STEPS = 5
+CARRIED = 3
+"""The step of a migration before which the user's rules are in our table, and on record."""
+
+
+def test_a_rule_that_comes_while_a_migration_is_cut_off(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    before = place.saved()
+    assert place.killed(CARRIED, "--apply")
+    assert "blocked" in place.ours()
+    place.run("iptables-legacy", "-I", *LATER.split()[1:])
+    assert "was changed since a migration" in place.migrate("--apply", status=1)
+    assert LATER in place.saved()
+    place.migrate("--undo")
+    assert place.saved().replace(f"{LATER}\n", "") == before
+    assert place.saved().index(LATER) < place.saved().index("-j blocked"), "it came first"
 
 
 # --- what has changed since -----------------------------------------------------------------------
