@@ -10,7 +10,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import pytest
 
 from nftbridge import netns
 from nftbridge.cli import main
+from nftbridge.migrate.kernel import Rules
+from nftbridge.migrate.tables import Site, Table
 from tests.kernel.migrate_layouts import CONTAINERS, LAYOUTS, NETWORKS, NEW, OLD, TABLES
 from tests.kernel.migrate_site import KILLED, steady
 from tests.namespaces import network_namespace, nft
@@ -319,6 +321,27 @@ def test_an_idle_docker_user_stays(place: Place) -> None:
     kept = [line for line in place.saved().splitlines() if line.startswith("-A DOCKER")]
     assert kept == ["-A DOCKER-USER -p tcp -m conntrack --ctorigdstport 8080 -j blocked"]
     assert "blocked" not in place.ours()
+
+
+def test_a_rule_that_comes_meanwhile_is_not_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a program that bans addresses, right before Docker's filter rules go out."""
+    place.load(NEW)
+    place.load(USERS)
+    real = Rules.change
+
+    def change(rules: Rules, site: Site, name: str, script_of: Callable[[Table], str]) -> bool:
+        if LATER not in place.saved():
+            place.run("iptables-legacy", "-I", *LATER.split()[1:])
+        return real(rules, site, name, script_of)
+
+    monkeypatch.setattr(Rules, "change", change)
+    assert "was changed meanwhile" in place.migrate("--apply", status=4)
+    assert LATER in place.saved()
+    place.migrate("--undo")
+    place.migrate("--apply")
+    assert "ip saddr 198.51.100.10 counter packets 0 bytes 0 drop" in place.ours()
 
 
 def test_killed_at_any_step_no_rule_is_lost(place: Place) -> None:
