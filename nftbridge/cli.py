@@ -307,9 +307,9 @@ def _host_format(docker: _Parser) -> None:
 
 
 _MIGRATION = """\
-Without --apply or --undo only a plan is printed. With --apply nftbridge's rules come in, then the
-rules in DOCKER-USER are carried over, then Docker's own rules go out: established connections go
-on, and nothing passes that may not. What was there is kept for --undo.
+Without --apply or --undo only a plan is printed. With --apply the rules in DOCKER-USER are carried
+over, nftbridge's rules come in, then Docker's own rules go out: established connections go on, and
+nothing passes that may not. What was there is kept for --undo.
 """
 
 

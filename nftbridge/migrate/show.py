@@ -31,15 +31,15 @@ def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterato
     """The steps in their order."""
     plan = looked.plan
     number = 0
-    if looked.rows:
-        number += 1
-        summary = looked.given.host.summary()
-        yield style.title(f"{number}. in: {looked.place}, {summary}")
     if plan.carried:
         number += 1
         yield style.title(f"{number}. over: DOCKER-USER")
         for one in plan.carried:
             yield from _carried(one, style)
+    if looked.rows:
+        number += 1
+        summary = looked.given.host.summary()
+        yield style.title(f"{number}. in: {looked.place}, {summary}")
     if plan.adopted:
         number += 1
         yield style.title(f"{number}. ours from now on: what Docker made, as far as it stays")

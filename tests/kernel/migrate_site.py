@@ -165,7 +165,7 @@ class Site:
         return [
             *("migrate", "docker", *words),
             *("--netns", self.engine.netns, "--state-dir", str(self.folder / "state")),
-            *("--daemon-json", str(self.daemon_json)),
+            *("--daemon-json", str(self.daemon_json), "--wait", "200"),
             *(() if "--undo" in words else ("--docker", str(self.engine.socket))),
         ]
 

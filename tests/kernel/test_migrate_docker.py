@@ -73,45 +73,55 @@ def test_there_and_back_in_a_storm(docker: Site, tell: Tell) -> None:
     assert "nftbridge" not in docker.run("nft", "list", "tables")
 
 
-@pytest.mark.parametrize("words", [("--forward-policy", "keep"), ("--backend", "iptables")])
-def test_where_docker_leaves_something(newest: Site, tell: Tell, words: tuple[str, str]) -> None:
+OURS = {"legacy": ("--backend", "iptables"), "nft": ("--backend", "iptables", "--iptables", "nft")}
+"""By kind of iptables: what makes Docker's tables ours."""
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [("legacy", ("--forward-policy", "keep")), *OURS.items()],
+    ids=["policy of drop", "legacy", "nft"],
+)
+def test_where_docker_leaves_something(
+    tmp_path: Path, tell: Tell, variant: str, words: tuple[str, ...]
+) -> None:
     """A policy of DROP that stays, and Docker's tables as ours."""
-    before = newest.saved()
-    with newest.storm() as storm:
-        traffic = Traffic(storm)
-        traffic.change(lambda: newest.migrate("--apply", *words))
-        assert ":FORWARD DROP" in newest.saved()["iptables-legacy-save"]
-        traffic.change(lambda: newest.migrate("--undo"))
-    tell(newest, traffic)
-    assert traffic.leaks == []
-    assert traffic.broken() == []
-    assert traffic.lost(newest, before) == []
-    assert set(traffic.ends) == {expected(newest.release)}
-    assert newest.saved() == before
+    with ExitStack() as stack:
+        newest = started(stack, tmp_path, "28.5", variant)
+        before = newest.saved()
+        with newest.storm() as storm:
+            traffic = Traffic(storm)
+            traffic.change(lambda: newest.migrate("--apply", *words))
+            assert ":FORWARD DROP" in newest.saved()[f"iptables-{variant}-save"]
+            traffic.change(lambda: newest.migrate("--undo"))
+        tell(newest, traffic)
+        assert traffic.leaks == []
+        assert traffic.broken() == []
+        assert traffic.lost(newest, before) == []
+        assert set(traffic.ends) == {expected(newest.release)}
+        assert newest.saved() == before
 
 
-def test_adopting_an_older_layout(tmp_path: Path, tell: Tell) -> None:
+@pytest.mark.parametrize("variant", OURS)
+def test_adopting_an_older_layout(tmp_path: Path, tell: Tell, variant: str) -> None:
     """Docker 20.10's chains become ours, table by table.
 
     Its translations in IPv6 are not quite ours, and new flows have to wait until all tables agree.
     """
     with ExitStack() as stack:
-        oldest = started(stack, tmp_path, "20.10", "legacy")
+        oldest = started(stack, tmp_path, "20.10", variant)
         before = oldest.saved()
         with oldest.storm() as storm:
             traffic = Traffic(storm)
-            traffic.change(lambda: oldest.migrate("--apply", "--backend", "iptables"))
+            traffic.change(lambda: oldest.migrate("--apply", *OURS[variant]))
             assert traffic.ends[-1] == expected(oldest.release)
             traffic.change(lambda: oldest.migrate("--undo"))
         tell(oldest, traffic)
         assert traffic.leaks == []
         assert traffic.broken() == []
         assert traffic.ends[0] == traffic.ends[-1]
-        after = oldest.saved()
-        assert (
-            after["iptables-legacy-save"].replace(_EMPTY_RAW, "")
-            == (before["iptables-legacy-save"])
-        )
+        program = f"iptables-{variant}-save"
+        assert oldest.saved()[program].replace(_EMPTY_RAW, "") == before[program]
 
 
 _EMPTY_RAW = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n"

@@ -95,7 +95,7 @@ class Place:
         return [
             *("migrate", "docker", *words),
             *("--netns", self.namespace, "--state-dir", str(self.folder / "state")),
-            *("--daemon-json", str(self.daemon_json)),
+            *("--daemon-json", str(self.daemon_json), "--wait", "200"),
             *(() if "--undo" in words else ("--from", str(self.folder))),
         ]
 
