@@ -7,6 +7,7 @@ somebody was faster the whole script is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -18,6 +19,8 @@ from nftbridge.migrate.theirs import Theirs, is_own, jump_of, own_chains
 from nftbridge.policy.rules import DOCKER_USER
 
 _LAST = "-j RETURN"
+_TRANSLATING = "DOCKER"
+_TRANSLATION = re.compile(r"(?:-d (\S+) )?.*?(-p .* -j DNAT .*)")
 
 _Numbered: TypeAlias = tuple[str, int, str]
 """A chain, the number of a line of it, from 1, and the line."""
@@ -90,6 +93,26 @@ def removal_script(name: str, table: Table, found: Removal, variant: Variant) ->
             script.append(f"-F {chain}")
     script += [f"-X {chain}" for chain in found.chains]
     return _whole(name, script)
+
+
+def translation_of(line: str) -> tuple[str, str] | None:
+    """The host's address of a DNAT ("" for any), and the rest of it, be it for whomever."""
+    found = _TRANSLATION.fullmatch(line)
+    return (found[1] or "", found[2]) if found is not None else None
+
+
+def alignment_script(table: Table, wanted: Collection[str]) -> str:
+    """One commit that puts Docker's translations into our words, where both lead to the same.
+
+    Only then can they stay where they are while nat's other lines are exchanged.
+    """
+    words = {translation_of(line): line for line in wanted}
+    held = table.lines(_TRANSLATING)
+    lines = [li if (what := translation_of(li)) is None else words.get(what, li) for li in held]
+    if tuple(lines) == held:
+        return ""
+    added = (f"-A {_TRANSLATING} {line}" for line in lines)
+    return _whole("nat", [f"-F {_TRANSLATING}", *added])
 
 
 @dataclass(frozen=True, slots=True)

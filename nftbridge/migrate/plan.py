@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from nftbridge.compat.lower import chains
@@ -13,14 +13,21 @@ from nftbridge.compat.tools import Variant
 from nftbridge.doctor.docker import layout_of
 from nftbridge.errors import Problem
 from nftbridge.migrate import theirs as known
-from nftbridge.migrate.exchange import Removal, Staying, leads_to_users, removal, rules_of
+from nftbridge.migrate.exchange import (
+    Removal,
+    Staying,
+    leads_to_users,
+    removal,
+    rules_of,
+    translation_of,
+)
 from nftbridge.migrate.forward import FORWARD, Forward, Policy, decide
 from nftbridge.migrate.kernel import Found
 from nftbridge.migrate.record import Record
 from nftbridge.migrate.tables import EMPTY, Site, Tables
 from nftbridge.migrate.theirs import Theirs
 from nftbridge.migrate.users import Carried, carried, changed, one_per_family
-from nftbridge.model import Host, counted
+from nftbridge.model import Family, Host, counted
 
 VARIANTS = {"iptables": Variant.LEGACY, "iptables-nft": Variant.NFT}
 """The backends that share Docker's tables, and the kind of iptables that it is for each."""
@@ -29,7 +36,6 @@ _HOMES = {"raw": ("raw", "mangle"), "nat": ("nat",), "filter": ("filter",)}
 """The tables in which what belongs into one may be: the early drops are in mangle without raw."""
 
 _WITHOUT_EARLY_DROPS = re.compile(r"Docker (1\.|17|up to 1)")
-_TRANSLATION = re.compile(r"(?:-d (\S+) )?.*?(-p .* -j DNAT .*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +301,7 @@ def _publications(given: Given, out: tuple[Out, ...]) -> Iterator[Problem]:
         if not known.is_present(tables):
             continue
         held = _translations(tables.get("nat", EMPTY).lines("DOCKER"))
-        nat = [c for c in chains(given.host, one.site.family) if c.table == "nat"]
-        wanted = _translations(li for c in nat if c.name == "DOCKER" for li in chain_text(c).lines)
+        wanted = _translations(translating(given.host, one.site.family))
         for differing, how in ((held - wanted, "ends"), (wanted - held, "begins")):
             for address, port in sorted(differing):
                 to = f"{address} " if address else ""
@@ -304,6 +309,11 @@ def _publications(given: Given, out: tuple[Out, ...]) -> Iterator[Problem]:
                 yield Problem(f"{one.site}", f"{to}{port} {whose}, and {how}")
 
 
-def _translations(lines: Iterator[str] | tuple[str, ...]) -> set[tuple[str, str]]:
-    found = map(_TRANSLATION.fullmatch, lines)
-    return {(f[1] or "", f[2]) for f in found if f is not None}
+def translating(host: Host, family: Family) -> tuple[str, ...]:
+    """The lines that chain DOCKER of nat has in our words."""
+    nat = (c for c in chains(host, family) if (c.table, c.name) == ("nat", "DOCKER"))
+    return tuple(line for c in nat for line in chain_text(c).lines)
+
+
+def _translations(lines: Iterable[str]) -> set[tuple[str, str]]:
+    return {what for line in lines if (what := translation_of(line)) is not None}

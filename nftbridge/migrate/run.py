@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from nftbridge import config
@@ -17,10 +18,10 @@ from nftbridge.errors import InputError, PartlyAppliedError, Problem
 from nftbridge.firewalld import guard
 from nftbridge.migrate.configuration import Configuration
 from nftbridge.migrate.daemon_json import options
-from nftbridge.migrate.exchange import removal, removal_script
+from nftbridge.migrate.exchange import alignment_script, removal, removal_script
 from nftbridge.migrate.forward import Policy
 from nftbridge.migrate.kernel import Found, Rules
-from nftbridge.migrate.plan import Given, Plan, forward_of, plan
+from nftbridge.migrate.plan import Given, Plan, forward_of, plan, translating
 from nftbridge.migrate.record import Record, Saved, Store
 from nftbridge.migrate.tables import EMPTY, TABLES, Site, Table
 from nftbridge.migrate.theirs import is_present
@@ -120,6 +121,7 @@ class Migration:
                 self._rules.check(commands(self._target.table, made.carried))
             record = self._begun(looked)
             record = self._carry(record, looked)  # first: what they accept is never dropped by ours
+            self._align(given, made)
             self._bring_in(given.host, warn)
             self._take_out(replace(given, record=record), made)
             if wishes.write:
@@ -167,6 +169,12 @@ class Migration:
             tables = given.found.sites[site]
             if site not in record.sites or (is_present(tables) and not given.ours(site)):
                 yield site, Saved(tables, forward_of(given, given.theirs, site, tables))
+
+    def _align(self, given: Given, made: Plan) -> None:
+        """Where Docker's tables become ours: let no translation go that comes again."""
+        for site, _ in made.adopted:
+            wanted = translating(given.host, site.family)
+            self._rules.change(site, "nat", partial(alignment_script, wanted=wanted))
 
     def _bring_in(self, host: Host, warn: Warn) -> None:
         with guard.around(self._target.netns, self._engine.known, host) as beside:
