@@ -50,14 +50,19 @@ _SILENCE = 1.0
 # pivot_root, not chroot: importing an image remounts /. The tree itself stays as it is.
 _START = """
 set -e
-root=$1 daemon=$2
-shift 2
+root=$1 daemon=$2 variant=$3
+shift 3
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount --bind "$daemon" "$root/daemon"
 mount -t proc proc "$root/proc"
 for folder in sys dev; do mount --rbind "/$folder" "$root/$folder"; done
 for folder in run tmp etc/docker; do mount -t tmpfs tmpfs "$root/$folder"; done
+touch "$root/run/xtables.lock" /run/xtables.lock
+mount --bind /run/xtables.lock "$root/run/xtables.lock"
+if [ "$variant" = legacy ]; then
+    mount --bind "$root/usr/sbin/xtables-legacy-multi" "$root/usr/sbin/xtables-nft-multi"
+fi
 cd "$root"
 pivot_root . oldroot
 /bin/busybox umount -l /oldroot
@@ -206,8 +211,11 @@ def _datagrams(address: str) -> socket.socket:
 
 
 @contextmanager
-def daemon(release: str, *options: str) -> Generator[Daemon]:
-    """A daemon that was started with these options and has `IMAGE`. Raises `NotAvailable`."""
+def daemon(release: str, *options: str, variant: str = "nft") -> Generator[Daemon]:
+    """A daemon that was started with these options and has `IMAGE`. Raises `NotAvailable`.
+
+    `variant` is the kind of iptables that it programs: nft or legacy.
+    """
     suite = SUITES[release]
     root = unpacked("docker", suite, _PACKAGES, _prepare)
     with _namespaces() as (netns, outside), TemporaryDirectory(prefix="nftb-docker-") as work:
@@ -217,7 +225,7 @@ def daemon(release: str, *options: str) -> Generator[Daemon]:
                     *("nsenter", f"--net={namespaces.DIRECTORY / netns}"),
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
                     *("--propagation", "private", "/bin/sh", "-c", _START, "sh"),
-                    *(str(root), work, *options),
+                    *(str(root), work, variant, *options),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=log,
