@@ -51,15 +51,20 @@ _SILENCE = 1.0
 # pivot_root, not chroot: importing an image remounts /. The tree itself stays as it is.
 _START = """
 set -e
-root=$1 daemon=$2 iptables=$3
+root=$1 daemon=$2 variant=$3
 shift 3
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount --bind "$daemon" "$root/daemon"
 mount -t proc proc "$root/proc"
 for folder in sys dev; do mount --rbind "/$folder" "$root/$folder"; done
-[ "$iptables" ] || mount --bind /dev/null "$root/usr/sbin/xtables-nft-multi"
 for folder in run tmp etc/docker; do mount -t tmpfs tmpfs "$root/$folder"; done
+touch "$root/run/xtables.lock" /run/xtables.lock
+mount --bind /run/xtables.lock "$root/run/xtables.lock"
+case $variant in
+    legacy) mount --bind "$root/usr/sbin/xtables-legacy-multi" "$root/usr/sbin/xtables-nft-multi" ;;
+    none) mount --bind /dev/null "$root/usr/sbin/xtables-nft-multi" ;;
+esac
 cd "$root"
 pivot_root . oldroot
 /bin/busybox umount -l /oldroot
@@ -310,10 +315,11 @@ def _datagrams(address: str) -> socket.socket:
 
 
 @contextmanager
-def daemon(release: str, *options: str, iptables: bool = True) -> Generator[Daemon]:
+def daemon(release: str, *options: str, variant: str = "nft") -> Generator[Daemon]:
     """A daemon that was started with these options and has `IMAGE`. Raises `NotAvailable`.
 
-    Without `iptables` it finds no programs of that name.
+    `variant` is the kind of iptables that it programs: nft or legacy; with none it finds no program
+    of that name.
     """
     suite = SUITES[release]
     root = unpacked("docker", suite, _PACKAGES, _prepare)
@@ -324,7 +330,7 @@ def daemon(release: str, *options: str, iptables: bool = True) -> Generator[Daem
                     *("nsenter", f"--net={namespaces.DIRECTORY / netns}"),
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
                     *("--propagation", "private", "/bin/sh", "-c", _START, "sh"),
-                    *(str(root), work, "yes" if iptables else "", *options),
+                    *(str(root), work, variant, *options),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=log,

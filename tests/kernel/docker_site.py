@@ -30,12 +30,12 @@ _FOUND = 3  # an exit status that no program has by accident
 
 @contextmanager
 def engine(
-    release: str, *options: str, iptables: bool = True, firewall: bool = False
+    release: str, *options: str, variant: str = "nft", firewall: bool = False
 ) -> Generator[Daemon]:
     """A daemon, without a `firewall` of its own unless told; or the test is skipped."""
     without = () if firewall else WITHOUT_RULES
     try:
-        with daemon(release, *without, *options, iptables=iptables) as found:
+        with daemon(release, *without, *options, variant=variant) as found:
             yield found
     except NotAvailable as reason:
         pytest.skip(f"Docker {release}: {reason}")

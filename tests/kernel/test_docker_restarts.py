@@ -95,7 +95,7 @@ def test_containers_that_outlive_the_daemon_or_end_meanwhile(
 
 def test_names_where_docker_finds_no_iptables(release: str, tmp_path: Path) -> None:
     """20.10 serves names then, and only the way to them is missing; 28.5 does not even start to."""
-    with engine(release, "--userland-proxy=false", "--live-restore", iptables=False) as docker:
+    with engine(release, "--userland-proxy=false", "--live-restore", variant="none") as docker:
         site = beside(docker, tmp_path)
         docker.run("early", "front")
         with site.watching() as watch:
