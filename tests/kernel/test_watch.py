@@ -334,13 +334,13 @@ def at_work(watch: Watch) -> list[str]:
 def test_what_was_begun_is_brought_to_its_end_and_said(place: Place) -> None:
     with watching(place.watch()) as watch:
         with made_to_wait(place):
-            place.edit("8080:80", "8084:80")
+            place.nft("flush", "ruleset")
             wait_for(lambda: bool(at_work(watch)))
             watch.say(signal.SIGTERM)
-        assert watch.until("applied", reason="file")
+        assert watch.until("restored")
         assert watch.until("ended")
         assert watch.process.wait(PATIENCE) == 0
-    assert place.holds("8084")
+    assert place.holds("8080")
 
 
 def test_what_applies_is_killed_and_it_goes_on(place: Place) -> None:
