@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,7 +13,19 @@ from nftbridge.choice import Target
 from nftbridge.engine import state_of
 from nftbridge.errors import InputError, NftbridgeError, Problem
 from nftbridge.model import Host
+from nftbridge.nft import lower
 from nftbridge.report import summary
+from nftbridge.state import code
+
+_NEEDED = (
+    "hashlib",
+    "nftables",
+    "nftbridge.compat.backend",
+    "nftbridge.conntrack.judge",
+    "nftbridge.conntrack.kernel",
+    "nftbridge.nft.backend",
+    "tomli",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +53,11 @@ class Outcome:
 
 def warm() -> None:
     """Import now what every forked process would have to import; nothing of libnftables is run."""
-    for module in ("tomli", "hashlib", "nftbridge.nft.backend", "nftbridge.compat.backend"):
-        importlib.import_module(module)
+    for module in _NEEDED:
+        with suppress(ModuleNotFoundError):  # who needs it says so, and what to install
+            importlib.import_module(module)
+    lower.skeleton()  # it is kept
+    code()  # of these modules; newer ones on the disk do not matter to this process
 
 
 def apply(file: str, target: Target, wanted: str) -> Outcome:
