@@ -10,7 +10,7 @@ from nftbridge.choice import Target
 from nftbridge.config import Source
 from nftbridge.deployment import Deployment
 from nftbridge.effects import check_forwarding, enable_forwarding
-from nftbridge.engine import Engine, state_of
+from nftbridge.engine import Engine
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.firewalld import presence
 from nftbridge.model import Host
@@ -65,11 +65,9 @@ def restore(target: Target, *, with_firewalld: bool) -> Applied | None:
     None, and nothing was done, if nothing is on record, or a remove. Without firewalld no time is
     lost with asking it: it may be busy starting, while our table is gone.
     """
-    if state_of(target).backend() is None:
-        return None  # which backend that would be is up to the first apply
-    engine, _ = Engine.of_last_apply(target, "auto")
-    host = engine.last_applied()
-    if host is None:
+    engine = Engine.to_restore(target)
+    host = None if engine is None else engine.last_applied()
+    if engine is None or host is None:
         return None
     if not with_firewalld:
         plan = engine.restore()

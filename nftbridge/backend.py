@@ -66,8 +66,15 @@ class Incremental(Protocol):
         """Whether these can go and come in one transaction."""
         ...
 
+    def commits(self, removed: FlatRows, added: FlatRows) -> int:
+        """In how many transactions these are exchanged."""
+        ...
+
     def exchange(self, removed: FlatRows, added: FlatRows) -> None:
-        """One transaction that takes some rows out, which are there, and puts others in."""
+        """Take some rows out, which are there, and put others in; all of that or nothing.
+
+        It is one transaction, but where a moment of it would be more open than both ends.
+        """
         ...
 
 

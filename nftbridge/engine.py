@@ -45,17 +45,18 @@ class Status:
 class Engine:
     """Brings one table of one kernel to what a host declares."""
 
-    def __init__(self, target: Target, backend: Backend) -> None:
+    def __init__(self, target: Target, backend: Backend, state: Past | None = None) -> None:
         self._target = target
         self._backend = backend
-        self._state = state_of(target)
+        self._state = state or state_of(target)
         self._recorder = Recorder(self._state, backend.name, self._generation)
 
     @classmethod
     def of_last_apply(cls, target: Target, wanted: str) -> tuple[Self, Choice]:
         """An engine to look at, or take out, what was applied: auto is the backend that did it."""
-        choice = choose(wanted, target, next(iter(state_of(target).backends()), None))
-        return cls(target, choice.backend), choice
+        state = state_of(target)
+        choice = choose(wanted, target, next(iter(state.backends()), None))
+        return cls(target, choice.backend, state), choice
 
     @classmethod
     def to_apply(cls, target: Target, wanted: str) -> Self:
@@ -135,6 +136,15 @@ class Engine:
             if self._is_as_recorded(start):
                 return Plan()
             return self._go_long(host, Record.of_last_apply(self._state), start)
+
+    @classmethod
+    def to_restore(cls, target: Target) -> Self | None:
+        """An engine to bring the kernel back to what was last applied; None if nothing is."""
+        state = state_of(target)
+        recorded = state.backend()
+        if recorded is None:
+            return None  # which backend that would be is up to the first apply
+        return cls(target, choose(recorded, target).backend, state)
 
     def last_applied(self) -> Host | None:
         """The host that was last applied; None if no apply is on record, or a remove."""
@@ -219,7 +229,7 @@ class Engine:
         """Change rows without having looked; if the kernel objects, put everything in anew."""
         incremental = self._backend.incremental
         gone = revoked_by_rows(plan, self._state.applied, host, self._target.netns)
-        with self._recorder.around(record, start, commits=int(bool(plan))):
+        with self._recorder.around(record, start, commits=self._commits(plan)):
             try:
                 if plan and incremental is not None:
                     incremental.exchange(plan.removed, plan.added)
@@ -236,12 +246,13 @@ class Engine:
         cut_short = bool(self._state.pending())  # maybe between the rules and the flows
         held = self._state.applied() if plan or cut_short else None
         netns = self._target.netns
-        gone = self._revoked_since(held, host, plan, cut_short=cut_short)
-        with self._recorder.around(record, start, commits=int(bool(plan)), anyway=bool(others)):
+        with self._recorder.around(record, start, commits=self._commits(plan), anyway=bool(others)):
             if plan:
                 plan = self._bring_to(host, observed, plan)
             # until then both decide, the stricter one counts
             kept = takeover.remove(others, self._backend, self.known)
+            # found out only now: on a large host that takes longer than the transaction
+            gone = self._revoked_since(held, host, plan, cut_short=cut_short)
             done = cut_off(replace(plan, kept=kept), gone, netns)
         return done  # noqa: RET504  as above
 
@@ -251,6 +262,13 @@ class Engine:
         """What the way from `held` to `host` takes away from the flows that there are."""
         rows = self._backend.rows if cut_short or plan.install else None
         return revoked_since(held, host, plan, rows, self._target.netns)
+
+    def _commits(self, plan: Plan) -> int:
+        """How many transactions the backend makes of a plan."""
+        incremental = self._backend.incremental
+        if plan.install or incremental is None:
+            return int(bool(plan))
+        return incremental.commits(plan.removed, plan.added)
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:

@@ -127,7 +127,7 @@ class Session:
         plan = cut_off(plan, gone, self._target.netns)
         self._state.end(done=True)
         self._revision = self._state.revision()
-        expected = start + bool(plan)
+        expected = start + incremental.commits(plan.removed, plan.added)
         if incremental.generation() == expected:
             self._state.set_mark(expected)
         return plan

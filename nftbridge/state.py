@@ -57,6 +57,7 @@ class State:
         self._boot = boot
         self._bodies: dict[str, tuple[object, dict[str, Any]]] = {}
         self._heads: dict[str, tuple[object, dict[str, Any]]] = {}
+        self._parsed: tuple[object, Host | None] = (None, None)
 
     @classmethod
     def of(cls, directory: Path, table: str, netns: str | None) -> Self:
@@ -78,7 +79,10 @@ class State:
 
     def applied(self) -> Host | None:
         """The host that was last applied; None if none was, or what is recorded cannot be read."""
-        return _host(self.document())
+        document = self.document()
+        if self._parsed[0] is not document:  # the same object as long as its file is the same
+            self._parsed = document, _host(document)
+        return self._parsed[1]
 
     def document(self) -> object:
         """The document of the host that was last applied; None if there is none."""
@@ -313,6 +317,7 @@ class State:
     def release(self) -> None:
         """Free what has been read and is large."""
         self._bodies.clear()
+        self._parsed = (None, None)
 
     def _write(self, name: str, content: dict[str, object]) -> None:
         body = {"format": _FORMAT, "nftbridge": __version__} | content

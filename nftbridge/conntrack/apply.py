@@ -44,7 +44,7 @@ def revoked_since(
     found = revoked(plan.removed, plan.added, tcp=wanted.cut_revoked, left=left)
     if held is None:
         return found
-    if rows is not None:
+    if rows is not None and held is not wanted:
         way = compare(rows(held), rows(wanted))
         removed, added = merged(way.removed, plan.removed), merged(way.added, plan.added)
         found = revoked(removed, added, tcp=wanted.cut_revoked, left=left)

@@ -8,10 +8,11 @@ from functools import cached_property
 
 from nftbridge.doctor.docker import Remains
 from nftbridge.doctor.facts import Facts
-from nftbridge.doctor.passage import Met, drops, meetings, takes
+from nftbridge.doctor.passage import Marking, Met, drops, meetings, takes
 from nftbridge.doctor.ruleset import Maker, Place, Table
 from nftbridge.doctor.traffic import Traffic
 from nftbridge.model import Host
+from nftbridge.model.parts import DOCKERS_PRIORITIES
 
 _SHARED = {"iptables": Maker.IPTABLES_LEGACY, "iptables-nft": Maker.IPTABLES_NFT}
 
@@ -65,6 +66,12 @@ class Case:
         return _SHARED.get(self.facts.backend)
 
     @property
+    def marking(self) -> Marking:
+        """What our rules put on the packets that they accept; iptables' chains have their place."""
+        ours = DOCKERS_PRIORITIES if self.shared else self.host.priorities
+        return Marking(self.host.accept_mark, ours.forward)
+
+    @property
     def docker_runs(self) -> bool:
         """Whether a Docker daemon looks after its rules."""
         return "dockerd" in self.facts.daemons
@@ -84,7 +91,7 @@ class Case:
         return self.remains.owns(place.table, place.chain, place.rule)
 
     def _meetings(self, tables: tuple[Table, ...], *, wanted: bool) -> Iterator[Met]:
-        return meetings((t for t in self.traffic if t.wanted is wanted), tables)
+        return meetings((t for t in self.traffic if t.wanted is wanted), tables, self.marking)
 
 
 def by_place(met: Iterable[Met]) -> list[tuple[Place, tuple[Met, ...]]]:

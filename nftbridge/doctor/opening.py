@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from nftbridge.doctor.passage import Met
 from nftbridge.doctor.ruleset import Maker, Place
-from nftbridge.model import Address, Family
+from nftbridge.model import Address, Family, Mark
+from nftbridge.nft.syntax import MatchMark
 
 _NFT_STATES = {"established": "ct state established,related", "dnat": "ct status dnat"}
 _IPTABLES_STATES = {"established": "RELATED,ESTABLISHED", "dnat": "DNAT"}
@@ -28,14 +29,18 @@ class Opening:
     daddr: Address | None = None
     protocol: str = ""
     dport: int = 0
+    mark: Mark | None = None
 
 
 def opening(met: Met, bridges: frozenset[str]) -> Opening:
     """What has to be let pass for the packet of `met`; `bridges` are those of our networks.
 
     In the forward path the bridge is enough: what goes in and out of it is decided by our own
-    table, whose drops count whatever is accepted here.
+    table, whose drops count whatever is accepted here. Better is the mark of what our table has
+    accepted, if there is one: that lets nothing pass while our rules are missing.
     """
+    if met.mark is not None:
+        return Opening(mark=met.mark)
     packet, hook = met.packet, met.stage.hook
     state = "established" if met.stage.is_answer else ""
     if hook in ("forward", "prerouting") and packet.iif in bridges:
@@ -81,6 +86,8 @@ def _merged(openings: Iterable[Opening]) -> Iterator[Opening]:
         else:
             oifs += found.oif
     for rest, (iifs, oifs) in groups.items():
+        if not (iifs or oifs):
+            yield rest
         if iifs:
             yield replace(rest, iif=tuple(dict.fromkeys(iifs)))
         if oifs:
@@ -102,6 +109,8 @@ def _nft_words(found: Opening) -> Iterator[str]:
         quoted = [f'"{name}"' for name in names]
         if quoted:
             yield f"{key} {quoted[0] if len(quoted) == 1 else '{ ' + ', '.join(quoted) + ' }'}"
+    if found.mark is not None:
+        yield MatchMark(found.mark.value, found.mark.mask).text()
     if found.daddr is not None:
         yield f"{'ip' if found.daddr.version == 4 else 'ip6'} daddr {found.daddr}"
     if found.state:
@@ -124,6 +133,8 @@ def _iptables(place: Place, hook: str, found: Opening, family: Family) -> str:
         words += ["-p", "icmp" if family is Family.IPV4 and not found.dport else found.protocol]
     if found.dport:
         words += ["--dport", str(found.dport)]
+    if found.mark is not None:
+        words += ["-m", "mark", "--mark", str(found.mark)]
     if found.state:
         words += ["-m", "conntrack", "--ctstate", _IPTABLES_STATES[found.state]]
     return shlex.join([*words, "-j", "ACCEPT"])

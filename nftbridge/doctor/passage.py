@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from nftbridge.doctor.ruleset import Table, attached
+from nftbridge.doctor.ruleset import Chain, Table, attached
 from nftbridge.doctor.traffic import Traffic
-from nftbridge.doctor.walk import Decision, Verdict, decide, sets_marks
-from nftbridge.explain.matching import Seen, Truth
+from nftbridge.doctor.walk import UNKNOWN, UNMARKED, Bits, Decision, Verdict, decide, sets_marks
+from nftbridge.explain.matching import Seen
 from nftbridge.explain.way import Fate, Way
-from nftbridge.model import Address
+from nftbridge.model import Address, Mark
 from nftbridge.policy.evaluate import Packet
 
 _TRACKED = -200  # NF_IP_PRI_CONNTRACK: up to here a packet has no state
@@ -40,19 +40,45 @@ class Met:
     packet: Packet
     priority: int
     decision: Decision
+    mark: Mark | None = None
+    """The accept mark, where the packet certainly bears it."""
 
 
-def meetings(traffic: Iterable[Traffic], tables: tuple[Table, ...]) -> Iterator[Met]:
+@dataclass(frozen=True, slots=True)
+class Marking:
+    """The mark that our rules put on what they accept, None if none, and where they do."""
+
+    mark: Mark | None = None
+    priority: int = 0
+
+    def seen(self, traffic: Traffic, stage: Stage, base: Chain) -> Mark | None:
+        """The mark, if the packet certainly bears it when it comes to a base chain."""
+        passes = traffic.wanted and bool(stage.after.iif)
+        later = stage.hook == "postrouting" or (
+            stage.hook == "forward" and base.priority > self.priority
+        )
+        return self.mark if passes and later else None
+
+    def is_doubtful(self, stage: Stage, base: Chain) -> bool:
+        """Whether it cannot be told which of the two chains is the first."""
+        return stage.hook == "forward" and base.priority == self.priority
+
+
+def meetings(
+    traffic: Iterable[Traffic], tables: tuple[Table, ...], marking: Marking
+) -> Iterator[Met]:
     """What every base chain does to the packets and their answers, as if it were the only one.
 
     A drop anywhere is final; all of them are told, since each has to be mended.
     """
-    mark = None if sets_marks(tables) else False
+    mark = UNKNOWN if sets_marks(tables) else UNMARKED
     for kind in traffic:
-        yield from _meetings(kind, tables, mark)
+        yield from _meetings(kind, tables, mark, marking)
 
 
-def _meetings(traffic: Traffic, tables: tuple[Table, ...], mark: Truth) -> Iterator[Met]:
+def _meetings(
+    traffic: Traffic, tables: tuple[Table, ...], others: Bits, marking: Marking
+) -> Iterator[Met]:
     way = traffic.way
     for stage in stages(way):
         for table, base in attached(tables, traffic.family, stage.hook):
@@ -60,7 +86,14 @@ def _meetings(traffic: Traffic, tables: tuple[Table, ...], mark: Truth) -> Itera
             if base.kind == "nat" and stage.is_answer:
                 continue  # translations are decided by a connection's first packet
             seen = Seen(packet, way.packet, way.end if stage.is_answer else packet)
-            yield Met(traffic, stage, packet, base.priority, decide(table, base, seen, mark=mark))
+            ours = marking.seen(traffic, stage, base)
+            bits = others
+            if ours is not None:
+                bits = Bits(ours.put_on(others.value), others.known | ours.mask)
+            elif marking.mark is not None and marking.is_doubtful(stage, base):
+                bits = Bits(others.value, others.known & ~marking.mark.mask)
+            decision = decide(table, base, seen, mark=bits)
+            yield Met(traffic, stage, packet, base.priority, decision, ours)
 
 
 def drops(met: Met) -> bool:

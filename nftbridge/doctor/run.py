@@ -65,8 +65,9 @@ def run(
         found = tuple(traffic(host, facts, translated_ports(facts.tables)))
         return Examined(facts, examine(Case(host, facts, found)))
     about = asked(host, facts, _completed(question, facts))
-    met = tuple(meetings((about,), facts.tables))
-    return Examined(facts, examine(Case(host, facts, (about,))), about, met)
+    case = Case(host, facts, (about,))
+    met = tuple(meetings((about,), facts.tables, case.marking))
+    return Examined(facts, examine(case), about, met)
 
 
 def _completed(question: Question, facts: Facts) -> Question:

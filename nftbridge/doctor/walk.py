@@ -18,6 +18,8 @@ from nftbridge.nft.syntax import Json, is_list, is_object
 _SILENT = frozenset({"counter", "log", "mangle", "flow", "meter", "comment", "last", "nftrace"})
 """Statements after which the packet goes on as if they were not there."""
 
+_MARK, _CONNECTION_MARK = {"meta": {"key": "mark"}}, {"ct": {"key": "mark"}}
+
 _DEEPEST = 64  # the kernel's own limit is 16 jumps (NFT_JUMP_STACK_SIZE)
 
 
@@ -53,8 +55,25 @@ _FINAL = {
 _TRANSLATIONS = frozenset({"dnat", "snat", "masquerade", "redirect"})
 
 
-def decide(table: Table, base: Chain, seen: Seen, *, mark: Truth = False) -> Decision:
-    """What `base` does to the packet; `mark` says whether it bears a mark (None: nobody knows)."""
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """What is known of a packet's mark: the bits of `known` are as in `value`."""
+
+    value: int = 0
+    known: int = 0xFFFFFFFF
+
+    def hold(self, mask: int, wanted: int) -> Truth:
+        """Whether the mark under that mask is `wanted`."""
+        if wanted & ~mask or (self.value ^ wanted) & self.known & mask:
+            return False
+        return None if mask & ~self.known else True
+
+
+UNMARKED, UNKNOWN = Bits(), Bits(known=0)
+
+
+def decide(table: Table, base: Chain, seen: Seen, *, mark: Bits = UNMARKED) -> Decision:
+    """What `base` does to the packet with that mark."""
     walk = _Walk(table, seen, mark)
     end = walk.through(base, 0)
     if end is None:
@@ -79,7 +98,7 @@ def sets_marks(tables: Iterable[Table]) -> bool:
 class _Walk:
     """One packet in one table; `doubts` are places with what they would do: pass, drop, either."""
 
-    def __init__(self, table: Table, seen: Seen, mark: Truth) -> None:
+    def __init__(self, table: Table, seen: Seen, mark: Bits) -> None:
         self._table = table
         self._seen = seen
         self._mark = mark
@@ -148,10 +167,12 @@ class _Walk:
         left, right, negated = body["left"], body["right"], body["op"] == "!="
         if is_object(left) and "fib" in left:
             return _negated(self._type(left["fib"], right), negated)
-        if _is_mark(left):
-            if self._mark is not False:
-                return None
-            return _negated(right in (0, "0"), negated)
+        field, mask = _masked(left)
+        if field == _MARK:
+            return _negated(self._mark.hold(mask, int(right)), negated)
+        if field == _CONNECTION_MARK:  # nothing of ours sets it
+            known = UNMARKED if self._mark.known == UNMARKED.known else UNKNOWN
+            return _negated(known.hold(mask, int(right)), negated)
         if left == {"meta": {"key": "pkttype"}}:
             return _negated(right in ("host", "unicast"), negated)
         return _ASK
@@ -216,10 +237,12 @@ def _decision(kind: str, body: Any, place: Place) -> Decision:
     return Decision(_FINAL[kind], place)
 
 
-def _is_mark(left: Any) -> bool:
-    """``meta mark``, ``ct mark``, and these with a mask."""
-    node = left["&"][0] if is_object(left) and "&" in left else left
-    return node in ({"meta": {"key": "mark"}}, {"ct": {"key": "mark"}})
+def _masked(left: Any) -> tuple[Any, int]:
+    """A field, and the bits of it that are asked for; of other fields than marks that is no use."""
+    if not (is_object(left) and "&" in left):
+        return left, UNMARKED.known
+    field, mask = left["&"]
+    return (field, int(mask)) if field in (_MARK, _CONNECTION_MARK) else (left, 0)
 
 
 def _negated(truth: Truth, negated: bool) -> Truth:  # noqa: FBT001 - an operator

@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager
 
 from nftbridge.backend import Incremental, KnownHosts, Observation
 from nftbridge.effects import Shortcoming
+from nftbridge.errors import KernelRefusedError
 from nftbridge.model import Host
-from nftbridge.nft import document, lower, read
+from nftbridge.nft import document, lower, order, read
 from nftbridge.nft.kernel import Kernel, trim
 from nftbridge.policy.flat import FlatRows
 
@@ -61,7 +62,7 @@ class NftablesBackend:
         return ()
 
     def bring_to(self, host: Host, observed: Observation, known: KnownHosts) -> None:
-        """One transaction: the elements that differ, or everything where more than rows differ.
+        """One transaction, seldom two: the elements that differ, or everything if more does.
 
         DOCKER-USER and what is not ours stay untouched either way.
         """
@@ -69,7 +70,7 @@ class NftablesBackend:
         wanted = self.rows(host)
         self._rows = None  # a program that stays must not keep them all
         if not observed.differences:
-            self._kernel.commit(document.change(self._table, observed.rows, wanted))
+            self._change(observed.rows, wanted)
             return
         objects = self._kernel.objects() if observed.present else None
         setting, outdated = lower.Setting.of(host), list[document.Command]()
@@ -94,9 +95,32 @@ class NftablesBackend:
         """All but prefixes that would come and go in one set."""
         return document.can_exchange(removed, added)
 
+    def _change(self, held: FlatRows, wanted: FlatRows) -> None:
+        before = held
+        for stage in order.stages(held, wanted):
+            try:
+                self._kernel.commit(document.change(self._table, before, stage))
+            except KernelRefusedError:
+                if before is not held:
+                    self._kernel.commit(document.change(self._table, before, held))
+                raise
+            before = stage
+
+    def commits(self, removed: FlatRows, added: FlatRows) -> int:
+        """One transaction, two where raw has to be the first to change, none for nothing."""
+        return len(order.steps(removed, added))
+
     def exchange(self, removed: FlatRows, added: FlatRows) -> None:
-        """Delete and add these elements in one transaction, without looking at any other."""
-        self._kernel.send(document.exchange(self._table, removed, added))
+        """Delete and add these elements, without looking at any other; all of them or none."""
+        done: FlatRows = {}
+        for gone, come in order.steps(removed, added):
+            try:
+                self._kernel.send(document.exchange(self._table, gone, come))
+            except KernelRefusedError:
+                if done:
+                    self._kernel.send(document.exchange(self._table, done, {}))
+                raise
+            done = come
 
     def remove(self, known: KnownHosts, *, everything: bool) -> list[str]:
         """Delete the table, or all that is ours in it where something of the user's has to stay."""

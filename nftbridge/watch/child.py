@@ -6,6 +6,7 @@ that, nothing of it is ever called in the service's own process.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import selectors
@@ -73,6 +74,7 @@ def _run(job: Callable[[], Outcome], writing: int) -> NoReturn:
     """Never returns into the service's loop, whatever happens."""
     status = 1
     try:
+        gc.disable()  # it ends soon, and looking for cycles would copy the service's memory
         signal.set_wakeup_fd(-1)
         for number in _IGNORED:
             signal.signal(number, signal.SIG_IGN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -17,7 +18,20 @@ from nftbridge.engine import state_of
 from nftbridge.errors import InputError, NftbridgeError, Problem
 from nftbridge.model import Host
 from nftbridge.model.parts import Protection
+from nftbridge.nft import lower
 from nftbridge.report import summary
+from nftbridge.state import code
+
+_NEEDED = (
+    "hashlib",
+    "nftables",
+    "nftbridge.compat.backend",
+    "nftbridge.conntrack.judge",
+    "nftbridge.conntrack.kernel",
+    "nftbridge.firewalld.guard",
+    "nftbridge.nft.backend",
+    "tomli",
+)
 
 _MUTE = "Docker's name server does not serve these containers"
 _PROGRAMS = "it needs the iptables programs: install them, and restart the containers"
@@ -69,9 +83,11 @@ class Outcome:
 
 def warm(*also: str) -> None:
     """Import now what every forked process would have to import; nothing of libnftables is run."""
-    backends = ("nftbridge.nft.backend", "nftbridge.compat.backend")
-    for module in ("tomli", "hashlib", *backends, "nftbridge.firewalld.guard", *also):
-        importlib.import_module(module)
+    for module in (*_NEEDED, *also):
+        with suppress(ModuleNotFoundError):  # who needs it says so, and what to install
+            importlib.import_module(module)
+    lower.skeleton()  # it is kept
+    code()  # of these modules; newer ones on the disk do not matter to this process
 
 
 def apply(file: str, target: Target, wanted: str) -> Outcome:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nftbridge.choice import Target
+from tests.kernel.patient import HOST_FILE, Patient, admitted
 from tests.namespaces import network_namespace
 
 
@@ -32,6 +33,13 @@ def namespace() -> Generator[str]:
 def target(namespace: str, tmp_path: Path) -> Target:
     """What is programmed: that namespace, with a record of its own."""
     return Target(netns=namespace, state_directory=tmp_path)
+
+
+@pytest.fixture
+def patient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Generator[Patient]:
+    """A host with `HOST_FILE` applied, for the doctor."""
+    with admitted(HOST_FILE, tmp_path, capsys) as found:
+        yield found
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

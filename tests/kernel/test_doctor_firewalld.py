@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.test_doctor import HOST_FILE, admitted
+from tests.kernel.patient import HOST_FILE, admitted
 
 pytestmark = [pytest.mark.kernel, pytest.mark.daemons]
 
@@ -28,9 +28,21 @@ def put_on_path(daemon: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
+BEFORE = {
+    "as it comes": "true",
+    "with the bridge in another zone": "firewall-cmd --permanent --zone=work"
+    " --add-interface=br-front && firewall-cmd --reload",
+    "with a zone of that name that rejects": "firewall-cmd --permanent --new-zone=docker"
+    " && firewall-cmd --permanent --zone=docker --add-interface=br-front && firewall-cmd --reload",
+}
+"""What an administrator has done before."""
+
+
+@pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("suite", ["bookworm", "sid"])
 def test_firewalld_rejects(
     suite: str,
+    before: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -41,9 +53,11 @@ def test_firewalld_rejects(
             with harness.firewalld(suite, patient.place.lab.netns) as daemon:
                 daemon.start()
                 put_on_path(daemon, tmp_path / "bin", monkeypatch)
+                patient.sh(BEFORE[before])
                 assert not patient.egress()
                 assert patient.published()  # firewalld lets pass what was translated
-                found = patient.mend("firewalld")
+                found = patient.finding("firewalld")
+                patient.mend_all("firewalld")
                 assert "connections of its containers to the outside" in found["traffic"][0]
                 assert patient.all_pass()
                 assert patient.is_well()
