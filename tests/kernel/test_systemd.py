@@ -96,6 +96,8 @@ def test_the_service_does_its_work_with_what_it_is_given(booted: Booted) -> None
     status = booted.systemd.status(booted.main_process())
     for kind in ("CapEff", "CapPrm", "CapBnd"):
         assert int(status[kind], 16) == NET_ADMIN, kind
+    niceness = int(booted.systemd.run("sh", "-c", f"ps -o ni= -p {booted.main_process()}").stdout)
+    assert niceness == -10
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     booted.systemd.run("nft", "flush", "ruleset")
     wait_for(lambda: booted.holds("8080"))
