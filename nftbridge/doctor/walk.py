@@ -13,7 +13,7 @@ from typing import Any
 
 from nftbridge.doctor.ruleset import Chain, Place, Rule, Table
 from nftbridge.explain.matching import Seen, Truth, holds
-from nftbridge.nft.syntax import Json, is_list, is_object
+from nftbridge.nft.syntax import Json, is_list, is_object, unprefixed
 
 _SILENT = frozenset({"counter", "log", "mangle", "flow", "meter", "comment", "last", "nftrace"})
 """Statements after which the packet goes on as if they were not there."""
@@ -164,6 +164,7 @@ class _Walk:
 
     def _known(self, body: Json) -> Truth | _Ask:
         """Matches that concern the packet's surroundings and not its headers."""
+        body = unprefixed(body)
         left, right, negated = body["left"], body["right"], body["op"] == "!="
         if is_object(left) and "fib" in left:
             return _negated(self._type(left["fib"], right), negated)

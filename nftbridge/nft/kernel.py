@@ -20,6 +20,10 @@ from nftbridge.nft.syntax import Json
 
 _FD_SETSIZE = 1024
 _CAP_NET_ADMIN = 12  # include/uapi/linux/capability.h
+_HELD = (
+    "if `nft list table inet {}` says 'flags owner', a program holds the table: its name stands"
+    " there, and nobody else can change the table before it ends"
+)
 _JSON = json.JSONEncoder(check_circular=False, separators=(",", ":"))
 _PACKAGES = "install your distribution's python3-nftables, e.g. apt install python3-nftables"
 
@@ -64,7 +68,7 @@ class Kernel:
             return cast("list[Json]", json.loads(output)["nftables"]) if output else None
         except ValueError as error:
             message = "this nft cannot list the table: what it prints is no JSON"
-            hint = "another process may own the table (flag owner); see `nft list tables`"
+            hint = _HELD.format(self.table)
             raise KernelRefusedError(message, culprit=self.table, hint=hint) from error
 
     @contextmanager
@@ -218,7 +222,7 @@ def _refused(
 ) -> KernelRefusedError | UnavailableError:
     reason = _reason(errors)
     if "Operation not permitted" in reason or "Permission denied" in reason:
-        return _not_permitted(f"{doing} the table")
+        return _not_permitted(f"{doing} the table", held=_may_administer())
     if "Protocol not supported" in reason or "Address family not supported" in reason:
         hint = "a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET, or --backend iptables"
         return UnavailableError("this kernel has no nf_tables", hint=hint)
@@ -230,8 +234,11 @@ def _refused(
     )
 
 
-def _not_permitted(what: str) -> UnavailableError:
+def _not_permitted(what: str, *, held: bool = False) -> UnavailableError:
+    """`held`: the capability is there, so it may be somebody who has made the table his own."""
     hint = "run as root, or with CAP_NET_ADMIN in that network namespace"
+    if held:
+        hint += f"; {_HELD.format('NAME')}"
     return UnavailableError(f"{what} is not permitted", hint=hint)
 
 

@@ -16,7 +16,7 @@ from nftbridge.backend import RuleCounter
 from nftbridge.model import counted
 from nftbridge.nft.document import Command
 from nftbridge.nft.lower import PLAIN, KernelSet, Setting, sets_of, skeleton
-from nftbridge.nft.syntax import Json, is_list, is_object
+from nftbridge.nft.syntax import Json, is_list, is_object, unprefixed
 from nftbridge.nft.validate import check_keys
 from nftbridge.policy.catalogue import RELATIONS
 from nftbridge.policy.flat import FlatKey, FlatRows, Scalar
@@ -304,6 +304,8 @@ def _canonical(node: Any) -> Any:
     if is_object(node):
         if "counter" in node:
             return {"counter": None}
+        if is_object(node.get("match")):
+            node = {**node, "match": unprefixed(node["match"])}
         return {k: _members(v) if k == "set" else _canonical(v) for k, v in node.items()}
     if is_list(node):
         return _canonical(node[0]) if len(node) == 1 else [_canonical(item) for item in node]

@@ -196,6 +196,18 @@ class Lookup:
         return f"{self.key.text()} {'!= ' if self.negated else ''}@{self.set}"
 
 
+def unprefixed(match: Json) -> Json:
+    """A match of a mark with its bits under a mask, as it was written.
+
+    Up to nft 1.0.6 a mask of the highest bits is listed as a prefix: ``meta mark 0x80000000/1``.
+    """
+    left, right = match.get("left"), match.get("right")
+    if left != Meta("mark").json() or not is_object(right) or "prefix" not in right:
+        return match
+    bits = _ALL_BITS & ~(_ALL_BITS >> right["prefix"]["len"])
+    return {**match, "left": Bits(bits).json(), "right": right["prefix"]["addr"]}
+
+
 @dataclass(frozen=True, slots=True)
 class MatchMark:
     """Whether the bits of `mask` in a packet's mark are those of `value`."""

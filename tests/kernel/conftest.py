@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from nftbridge.choice import Target
+from tests.kernel.deployed import Site
 from tests.kernel.patient import HOST_FILE, Patient, admitted
 from tests.namespaces import network_namespace
 
@@ -40,6 +43,18 @@ def patient(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Generator[Pat
     """A host with `HOST_FILE` applied, for the doctor."""
     with admitted(HOST_FILE, tmp_path, capsys) as found:
         yield found
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Generator[Site]:
+    """A network namespace that forwards, for trials; no watchdog outlives its test."""
+    with network_namespace(forwarding=True) as name:
+        site = Site(name, tmp_path / "state")
+        yield site
+        with suppress(ValueError):  # there is none
+            found = site.watchdog()
+            if found.is_alive() and found.number != os.getpid():
+                os.kill(found.number, signal.SIGKILL)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

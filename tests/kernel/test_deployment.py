@@ -1,4 +1,4 @@
-"""Going back, with real processes on the real kernel: trials, terminals that die, history."""
+"""Trials, with real processes on the real kernel, and terminals that die."""
 
 from __future__ import annotations
 
@@ -10,100 +10,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nftbridge import config, session
-from nftbridge.choice import Target, choose
+from nftbridge.choice import choose
 from nftbridge.compat.backend import IptablesBackend
 from nftbridge.deployment import Deployment
 from nftbridge.errors import InputError, KernelRefusedError, PartlyAppliedError
 from nftbridge.lab import OUTSIDE, Laboratory, Probe
-from nftbridge.model import Host, Publication
+from nftbridge.model import Publication
 from nftbridge.model.changes import Publish
 from nftbridge.nft.backend import NftablesBackend
-from nftbridge.state import State
 from nftbridge.trial import Process
-from tests.namespaces import network_namespace
+from tests.kernel.deployed import NEW, OLD, OTHER, Site, published_on, wait_until
 
 pytestmark = pytest.mark.kernel
-
-OLD = "rulesets/02-published-port/host.toml"
-NEW = "rulesets/17-many-networks/host.toml"
-OTHER = "rulesets/01-new-host/host.toml"
-PATIENCE = 20.0
-
-
-class Site:
-    """A network namespace and a state directory, and nftbridge run on them."""
-
-    def __init__(self, namespace: str, state: Path) -> None:
-        self.namespace = namespace
-        self.state = state
-        self.backend = "auto"
-
-    @property
-    def target(self) -> Target:
-        return Target(netns=self.namespace, state_directory=self.state)
-
-    def command(self, *arguments: str) -> list[str]:
-        common = ("--netns", self.namespace, "--state-dir", str(self.state))
-        return [sys.executable, "-m", "nftbridge", *arguments, *common, "--backend", self.backend]
-
-    def run(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, check=False, timeout=60
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == status, (arguments, done.stdout, done.stderr)
-        return done
-
-    def holds(self, file: str) -> bool:
-        """Whether the kernel is exactly as `file` declares."""
-        self.run("verify")
-        return json.loads(self.run_any("plan", file, "--json"))["changes"] is False
-
-    def run_any(self, *arguments: str) -> str:
-        command = self.command(*arguments)
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout
-
-    def trial(self) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = json.loads(self.run("status", "--json").stdout)["trial"]
-        return found
-
-    def watchdog(self) -> Process:
-        (file,) = self.state.rglob("trial.json")
-        return Process(*json.loads(file.read_text())["watchdog"])
-
-    def wait_until_it_went_back(self) -> None:
-        wait_until(lambda: not list(self.state.rglob("trial.json")))
-
-    def nft(self, *words: str) -> str:
-        command = ["nsenter", f"--net=/run/netns/{self.namespace}", "nft", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it does not come to pass"
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Generator[Site]:
-    with network_namespace(forwarding=True) as name:
-        site = Site(name, tmp_path / "state")
-        yield site
-        with suppress(ValueError):  # no watchdog outlives its test
-            found = site.watchdog()
-            if found.is_alive() and found.number != os.getpid():
-                os.kill(found.number, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("backend", ["nftables", "iptables"])
@@ -133,13 +57,6 @@ def test_packets_before_on_trial_and_after(backend: str, tmp_path: Path) -> None
         assert reached() == [8081]
         here.run("rollback")
         assert reached() == [8080]
-
-
-def published_on(host: Host, port: int) -> Host:
-    network = host.networks[0]
-    web = replace(network.containers[0], publish=(Publication(80, port),))
-    network = replace(network, containers=(web, *network.containers[1:]))
-    return replace(host, networks=(network,))
 
 
 def test_a_first_apply_on_trial_leaves_nothing(here: Site) -> None:
@@ -393,105 +310,3 @@ def test_rules_of_unknown_origin_cannot_be_gone_back_to(here: Site) -> None:
     refused = here.run("apply", NEW, "--confirm", "60", status=1)
     assert "no apply on record to go back to" in refused.stderr
     assert here.trial() is None
-
-
-def test_ten_are_kept_and_gone_back_through(here: Site, tmp_path: Path) -> None:
-    host, file = config.load(OLD).host, tmp_path / "host.json"
-    for port in range(8000, 8012):
-        file.write_text(json.dumps(config.host_to_data(published_on(host, port))))
-        here.run("apply", str(file))
-        here.run("apply", str(file))  # changes nothing, and is no step
-    assert len(here.run("rollback", "--list").stdout.splitlines()) == 10
-    assert len(json.loads(here.run("rollback", "--list", "--json").stdout)) == 10
-    for port in range(8010, 8000, -1):
-        here.run("rollback")
-        file.write_text(json.dumps(config.host_to_data(published_on(host, port))))
-        assert here.holds(str(file))
-    refused = here.run("rollback", status=1)
-    assert "nothing that was applied before is on record" in refused.stderr
-    assert "nothing was applied before" in here.run("rollback", "--list").stdout
-
-
-def test_damaged_records_are_passed_over_and_named(here: Site) -> None:
-    for file in (OTHER, OLD, NEW, OLD):
-        here.run("apply", file)
-    newest = max(here.state.rglob("history/*.json"), key=lambda path: int(path.stem))
-    for rubbish in (b"", b"[]", b'{"host": 5}', b"\xff", b'{"host": {"version": 99}}'):
-        newest.unlink()  # the file may have other names
-        newest.write_bytes(rubbish)
-        assert "cannot be read" in here.run("rollback", "--list").stdout.splitlines()[0]
-    gone = here.run("rollback")
-    assert "warning: passed over" in gone.stderr
-    assert str(newest) in gone.stderr
-    assert here.holds(OTHER)  # OLD, which comes first, is what was there already
-
-
-def test_a_removal_is_a_step(here: Site) -> None:
-    here.run("apply", OLD)
-    here.run("remove")
-    here.run("remove")  # takes nothing out, and is no step
-    assert len(here.run("rollback", "--list").stdout.splitlines()) == 1
-    assert here.run("rollback").stdout.startswith("went back to ")
-    assert here.holds(OLD)
-    here.run("remove")
-    here.run("apply", NEW)
-    assert "nothing of ours" in here.run("rollback").stdout
-    assert here.nft("list", "ruleset") == ""
-
-
-def test_small_changes_are_gone_back_to_as_well(here: Site, tmp_path: Path) -> None:
-    with session.open(here.target) as bridge:
-        bridge.apply(config.load(NEW).host)
-        bridge.change(Publish("nat", "nat-2", Publication(81, 8888)))
-        changed = bridge.host()
-        bridge.apply(config.load(OLD).host)
-    here.run("rollback")
-    file = tmp_path / "host.json"
-    file.write_text(json.dumps(config.host_to_data(changed)))
-    assert "8888:81/tcp" in here.run("status").stdout
-    assert here.holds(str(file))
-
-
-def test_going_back_changes_the_backend_back(here: Site) -> None:
-    here.backend = "iptables"
-    here.run("apply", OLD)
-    here.backend = "auto"
-    here.run("apply", NEW, "--backend", "nftables")
-    here.run("rollback")
-    assert "iptables" in here.run("status").stdout
-    assert here.nft("list", "tables") == ""
-    here.backend = "iptables"
-    assert here.holds(OLD)
-
-
-def test_killed_between_the_history_and_the_record(
-    here: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is kept twice is gone back to once."""
-
-    def killed(_: State) -> None:
-        raise RuntimeError("killed")
-
-    here.run("apply", OTHER)
-    here.run("apply", OLD)
-    engine = Deployment(here.target, NftablesBackend("nftbridge", here.namespace))
-    with monkeypatch.context() as patch:
-        patch.setattr(State, "settle", killed)
-        with pytest.raises(RuntimeError, match="killed"):
-            engine.apply(config.load(NEW).host)
-    here.run("apply", OLD)
-    here.run("rollback")
-    assert here.holds(OTHER)
-
-
-def test_quiet_for_scripts(here: Site) -> None:
-    assert here.run("apply", OLD, "--if-changed").stdout.startswith("applied to")
-    again = here.run("apply", OLD, "--if-changed")
-    assert (again.stdout, again.stderr) == ("", "")
-    assert here.run("apply", OLD, "--if-changed", "--json").stdout == ""
-    well = here.run("verify", "--quiet")
-    assert (well.stdout, well.stderr) == ("", "")
-    here.nft("flush", "ruleset")
-    ill = here.run("verify", "--quiet", status=2)
-    assert len(ill.stdout.splitlines()) == 1
-    assert "is not as last applied" in ill.stdout

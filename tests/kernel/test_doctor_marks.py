@@ -13,6 +13,9 @@ from tests.kernel.test_doctor_firewalls import FIREWALLS
 
 pytestmark = pytest.mark.kernel
 
+LOW_AND_HIGH = ("0x1000/0x3000", "0x80000000/0xc0000000")
+"""The higher one is listed as a prefix by older nft."""
+
 MARKING = HOST_FILE.replace(
     "version = 1\n",
     """version = 1
@@ -41,10 +44,11 @@ table inet theirs {
 """
 
 
+@pytest.mark.parametrize("mark", LOW_AND_HIGH)
 def test_who_asks_for_the_mark_is_not_in_the_way(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with admitted(MARKING, tmp_path, capsys) as patient:
+    with admitted(MARKING.replace(LOW_AND_HIGH[0], mark), tmp_path, capsys) as patient:
         patient.sh(f"nft -f - <<'END'\n{DROPPING}\nEND")
         assert not patient.published()
         host = config.load(str(patient.file)).host

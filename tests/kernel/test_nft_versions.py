@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from nftbridge import config
-from nftbridge.model import Host, Network
+from nftbridge.model import Host, Mark, Network, Priorities
 from nftbridge.nft import baseline, document, lower, read, text
 from nftbridge.nft.document import Command
 from nftbridge.nft.syntax import Json
@@ -70,7 +70,7 @@ def as_json(commands: Iterable[Command]) -> str:
 def assert_holds(objects: list[Json], host: Host) -> None:
     """The listing is read as exactly the skeleton and the rows of `host`."""
     listing = read.parse(objects)
-    assert not list(read.skeleton_differences(listing))
+    assert not list(read.skeleton_differences(listing, lower.Setting.of(host)))
     rows, torn = read.rows(listing)
     assert not torn
     assert rows == rows_of(host)
@@ -90,6 +90,33 @@ def test_it_loads_our_document_and_lists_what_we_read(suite: str, host: Host) ->
 
 def test_it_loads_our_text(suite: str) -> None:
     assert_holds(loaded(suite, text.script("nftbridge", rows_of(MANY))), MANY)
+
+
+MARKS = {
+    "one bit": (Mark(0x1000, 0x1000), Mark(0x2000, 0x2000)),
+    "some bits": (Mark(0x1000, 0x3000), Mark(0x4000, 0xC000)),
+    "all but one": (Mark(7, 0x7FFFFFFF), Mark(0x80000000, 0x80000000)),
+}
+
+
+@pytest.mark.parametrize("bits", MARKS)
+def test_marks_and_priorities(suite: str, bits: str) -> None:
+    """As JSON and as text, brought into a table without them and taken out of it again."""
+    accept, trust = MARKS[bits]
+    host = replace(MANY, accept_mark=accept, trust_mark=trust, priorities=Priorities(forward=-5))
+    setting, rows = lower.Setting.of(host), rows_of(host)
+    plain = as_json(document.install("nftbridge", rows_of(MANY)))
+    assert_holds(loaded(suite, text.script("nftbridge", rows, setting)), host)
+    here = read.parse(loaded(suite, plain))
+    there = as_json(
+        document.install("nftbridge", rows, read.outdated("nftbridge", here, setting), setting)
+    )
+    marked = loaded(suite, plain, there)
+    assert_holds(marked, host)
+    assert list(read.skeleton_differences(read.parse(marked)))  # they are seen
+    outdated = read.outdated("nftbridge", read.parse(marked), lower.PLAIN)
+    back = as_json(document.install("nftbridge", rows_of(MANY), outdated))
+    assert_holds(loaded(suite, plain, there, back), MANY)
 
 
 def test_it_loads_a_document_over_an_older_one(suite: str) -> None:
