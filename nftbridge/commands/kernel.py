@@ -61,7 +61,7 @@ def apply(options: Namespace) -> int:
     from nftbridge import applying
 
     done = applying.apply(source, target(options), wanted(options), warn, options.confirm)
-    if options.if_changed and not done:
+    if options.if_changed and not done and done.engine.trial() is None:
         return 0
     if options.json:
         print_json(_applied_data(done))

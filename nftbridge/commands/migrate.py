@@ -7,9 +7,11 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from nftbridge.commands.common import CHANGES, print_json, print_lines, style, target, wanted, warn
-from nftbridge.errors import InputError, Problem
+from nftbridge.errors import InputError, Problem, UnavailableError
 
 if TYPE_CHECKING:  # imported only by the functions that need them
+    from nftbridge.docker.host import Inspected
+    from nftbridge.docker.source import Named
     from nftbridge.migrate.configuration import Configuration
 
 
@@ -24,9 +26,9 @@ def migrate(options: Namespace) -> int:
 
     _check(options)
     configuration = Configuration(options.daemon_json)
-    if options.undo:
-        return _undo(options, configuration)
     named = Named(options.docker, options.folder, options.networks, options.containers)
+    if options.undo:
+        return _undo(options, configuration, named)
     inspected, _ = gathered(named, os.environ)
     daemon = DaemonOptions(options.userland_proxy, options.allow_direct_routing)
     wishes = Wishes(Policy(options.forward_policy), configuration, daemon, options.write)
@@ -58,13 +60,28 @@ def _check(options: Namespace) -> None:
         raise InputError((Problem("--write", message, "give --apply, too"),))
 
 
-def _undo(options: Namespace, configuration: Configuration) -> int:
+def _undo(options: Namespace, configuration: Configuration, named: Named) -> int:
     from nftbridge.migrate import show
     from nftbridge.migrate.undo import Undoing
 
-    done = Undoing(target(options), configuration).run()
+    done = Undoing(target(options), configuration).run(_told(named))
     if options.json:
         print_json({"sites": done.sites, "daemon_json": done.daemon_json, "kept": list(done.kept)})
     else:
         print_lines(show.undone(done))
     return 0
+
+
+def _told(named: Named) -> Inspected | None:
+    """What Docker says there is now; None, with a warning, if nobody has said where to ask it."""
+    from nftbridge.docker.source import Named, gathered
+
+    try:
+        return gathered(named, os.environ)[0]
+    except UnavailableError:
+        if named != Named():
+            raise
+        message = "Docker cannot be asked whether its containers are those of then"
+        hint = "--docker names its socket; it makes its rules anew when it starts"
+        warn((Problem("--undo", message, hint),))
+        return None

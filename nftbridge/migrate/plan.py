@@ -289,6 +289,10 @@ def _of_forward(one: Out) -> Iterator[Problem]:
         message = "its policy is ACCEPT then: the host forwards between its other interfaces, too"
         hint = "--forward-policy keep keeps DROP, with accepts for what nftbridge decides about"
         yield Problem(where, message, hint)
+    elif forward.accepts:
+        message = "it goes on dropping, and accepts stand there for the bridges of now alone"
+        hint = "for a network made later, put in the two lines that `nftbridge doctor` prints"
+        yield Problem(where, message, hint)
     for line in forward.overruled:
         message = f"'{line}' comes before Docker's rules, but lets pass nothing that ours drop"
         yield Problem(where, message, "write what it should let pass into DOCKER-USER")

@@ -36,6 +36,12 @@ _ROUNDS = 3
 
 _AGAIN = "go back with --undo, which loses no rule, and migrate again"
 
+_LEAVING = Problem(
+    "",
+    "what is in our table and not Docker's goes out: networks and ports of a host file",
+    "`nftbridge watch FILE --docker` has both",
+)
+
 _OWN_FIREWALL = "Docker's own firewall"
 """Where an import says that Docker's rules are there: here that is no news."""
 
@@ -104,7 +110,10 @@ class Migration:
         told = tuple(r for r in imported.remarks if r.where != _OWN_FIREWALL)
         made = replace(made, remarks=(*told, *made.remarks))
         difference = tuple(wishes.configuration.difference())
-        return Looked(given, made, self._engine.plan(host), self._engine.place, difference)
+        rows = self._engine.plan(host)
+        if rows.removed:
+            made = replace(made, remarks=(*made.remarks, _LEAVING))
+        return Looked(given, made, rows, self._engine.place, difference)
 
     def apply(self, inspected: Inspected, wishes: Wishes, warn: Warn) -> Looked:
         """Migrate; returns what there was to do. Raises `InputError` for what forbids it."""

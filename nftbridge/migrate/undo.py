@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from nftbridge import config
 from nftbridge.choice import Target
+from nftbridge.docker.host import DaemonOptions, Inspected, host_of
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, Problem
 from nftbridge.migrate.configuration import Configuration
@@ -52,8 +53,11 @@ class Undoing:
         self._rules = Rules(target)
         self._store = Store.of(target.state_directory, target.table, target.netns)
 
-    def run(self) -> Undone:
-        """Go back. Raises `InputError` where a user's rule, or a protection, would be lost."""
+    def run(self, told: Inspected | None) -> Undone:
+        """Go back; `told` is what Docker says there is now, None if it says nothing.
+
+        Raises `InputError` where a user's rule, or a protection, would be lost.
+        """
         with self._store.held():
             record = self._store.migration()
             if record is None:
@@ -63,7 +67,7 @@ class Undoing:
             back = self._configuration.put_back(existed=record.existed)
             found = self._rules.found()
             shared = record.backend in VARIANTS
-            self._check_fitting(record, found, shared=shared)
+            self._check_fitting(record, found, told, shared=shared)
             sites = [*self._bring_back(record, found, shared=shared)]
             kept = self._forget() if shared else self._take_ours_out(record)
             self._store.drop()
@@ -89,10 +93,15 @@ class Undoing:
         message = "of our table has other rules than were carried over; they would be lost"
         raise InputError((Problem(DOCKER_USER, message, _BY_HAND),))
 
-    def _check_fitting(self, record: Record, found: Found, *, shared: bool) -> None:
+    def _check_fitting(
+        self, record: Record, found: Found, told: Inspected | None, *, shared: bool
+    ) -> None:
         """Raise `InputError` if saved rules would have to come back that no longer fit."""
-        applied = state_of(self._target).applied()
-        if applied is None or config.host_to_data(applied) == record.host:
+        if told is None:
+            now = state_of(self._target).applied()
+        else:
+            now = host_of(told, DaemonOptions()).host
+        if now is None or now.networks == config.host_from_data(record.host).networks:
             return
         gone = [s for s in record.sites if shared or not is_present(found.sites.get(s, {}))]
         if not gone and not record.nft.keys() - found.nft.keys():

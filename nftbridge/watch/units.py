@@ -9,6 +9,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+from nftbridge.docker.api import socket_path
 from nftbridge.errors import InputError, Problem, UnavailableError
 
 _BOOT, _WATCH = "nftbridge.service", "nftbridge-watch.service"
@@ -51,7 +52,7 @@ def _values(file: str | None, docker: str | None) -> dict[str, str]:
     path = None if file is None else _speakable("FILE", file)
     option = docker
     if docker is not None and docker != "--docker":
-        option = f"--docker={_speakable('--docker', docker)}"
+        option = f"--docker={_speakable('--docker', socket_path(docker, {}))}"
     # CAP_SYS_ADMIN opens containers' network namespaces; who may use Docker's socket may do more
     return {
         "@DOCKER_ORDER@": _ORDER if docker else "",

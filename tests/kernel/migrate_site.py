@@ -166,7 +166,7 @@ class Site:
             *("migrate", "docker", *words),
             *("--netns", self.engine.netns, "--state-dir", str(self.folder / "state")),
             *("--daemon-json", str(self.daemon_json), "--wait", "200"),
-            *(() if "--undo" in words else ("--docker", str(self.engine.socket))),
+            *("--docker", str(self.engine.socket)),
         ]
 
     def migrate(self, *words: str, status: int = 0) -> str:

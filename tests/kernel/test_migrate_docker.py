@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from functools import partial
@@ -51,6 +53,26 @@ def tell(record_property: Callable[[str, object], None]) -> Tell:
         record_property("storm", f"{place}, {traffic.account()}")
 
     return told
+
+
+def test_no_rules_come_back_for_who_is_gone(newest: Site) -> None:
+    """The address may be somebody else's by now, who has published nothing."""
+    newest.migrate("--apply")
+    ours = newest.run("nft", "--stateless", "list", "ruleset")
+    newest.engine.remove("web")
+    said = newest.migrate("--undo", status=1)
+    assert "networks or containers are others than when Docker's rules went out" in said
+    assert newest.run("nft", "--stateless", "list", "ruleset") == ours
+    assert not any("DOCKER" in text for text in newest.saved().values())
+
+
+def test_what_a_host_file_has_brought_is_not_lost_silently(newest: Site) -> None:
+    place = ("--netns", newest.engine.netns, "--state-dir", str(newest.folder / "state"))
+    file = "rulesets/02-published-port/host.toml"
+    subprocess.run([sys.executable, "-m", "nftbridge", "apply", file, *place], check=True)
+    command = [sys.executable, "-m", "nftbridge", *newest.words()]
+    planned = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "not Docker's goes out: networks and ports of a host file" in planned.stderr
 
 
 def test_there_and_back_in_a_storm(docker: Site, tell: Tell) -> None:

@@ -114,6 +114,12 @@ def test_quiet_for_scripts(here: Site) -> None:
     assert here.run("apply", OLD, "--if-changed", "--json").stdout == ""
     well = here.run("verify", "--quiet")
     assert (well.stdout, well.stderr) == ("", "")
+    for _ in range(2):  # the second one prolongs the trial, which somebody has to confirm
+        tried = here.run("apply", NEW, "--if-changed", "--confirm", "60")
+        assert "confirm" in tried.stdout
+    assert "confirm" in here.run("apply", NEW, "--if-changed").stdout
+    here.run("confirm")
+    assert here.run("apply", NEW, "--if-changed").stdout == ""
     here.nft("flush", "ruleset")
     ill = here.run("verify", "--quiet", status=2)
     assert len(ill.stdout.splitlines()) == 1

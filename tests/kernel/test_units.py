@@ -36,7 +36,7 @@ def systemd(*words: str) -> subprocess.CompletedProcess[str]:
 FILE_S = made("/etc/nftbridge")
 DOCKER_S = {
     "usual": made_for_docker(None, None),
-    "own": made_for_docker("/etc/nftbridge", "/run/other.sock"),
+    "own": made_for_docker("/etc/nftbridge", "unix:///run/other.sock"),
 }
 ALL = [pytest.param(units, id=name) for name, units in {"file": FILE_S, **DOCKER_S}.items()]
 
