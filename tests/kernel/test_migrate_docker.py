@@ -68,8 +68,11 @@ def test_no_rules_come_back_for_who_is_gone(newest: Site) -> None:
 
 def test_what_a_host_file_has_brought_is_not_lost_silently(newest: Site) -> None:
     place = ("--netns", newest.engine.netns, "--state-dir", str(newest.folder / "state"))
-    file = "rulesets/02-published-port/host.toml"
-    subprocess.run([sys.executable, "-m", "nftbridge", "apply", file, *place], check=True)
+    file = newest.folder / "host.toml"
+    file.write_text(
+        'version = 1\n[[network]]\nname = "own"\nbridge = "br-own"\nsubnets = ["172.29.0.0/16"]\n'
+    )
+    subprocess.run([sys.executable, "-m", "nftbridge", "apply", str(file), *place], check=True)
     command = [sys.executable, "-m", "nftbridge", *newest.words()]
     planned = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "not Docker's goes out: networks and ports of a host file" in planned.stderr
