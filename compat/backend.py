@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 from nftbridge.backend import Incremental, KnownHosts, Observation
 from nftbridge.compat import read
@@ -25,6 +26,7 @@ from nftbridge.errors import (
 from nftbridge.model import Family, Host, counted
 from nftbridge.model.parts import DOCKERS_PRIORITIES, Protection
 from nftbridge.policy.flat import FlatRows, flat_rows
+from nftbridge.policy.program import Relation
 from nftbridge.policy.rules import CHAINS, DOCKER_USER, program_of
 
 _LATER = ("filter", "nat")
@@ -58,8 +60,9 @@ class IptablesBackend:
         return f"iptables-{self._tools.variant.value}{shape}"
 
     def rows(self, host: Host) -> FlatRows:
-        """All rows, less those that only lines of tables speak of which the kernel lacks."""
+        """All rows, less those that no line speaks of, or only lines of tables the kernel lacks."""
         rows = flat_rows(host)
+        rows |= {relation: {} for relation in rows.keys() - _asked_by_rules()}
         for family in host.families():
             without = lacking(family, self._tools)
             if without:
@@ -253,3 +256,9 @@ def _published(host: Host, family: Family) -> Iterator[str]:
                 for publication in container.publish:
                     if publication.covers(family):
                         yield f"{publication} of {container.name}"
+
+
+@cache
+def _asked_by_rules() -> frozenset[Relation]:
+    """All but those that only gates ask for, which have no lines."""
+    return frozenset(r for chain in CHAINS for rule in chain.rules() for r in rule.relations())

@@ -67,6 +67,12 @@ def listed(text: str) -> dict[str, list[ListedLine]]:
     return chains
 
 
+def policies(text: str) -> dict[str, str]:
+    """The policies of the built-in chains in the output of iptables-save for one table."""
+    heads = (line[1:].split(" ") for line in _whole_lines(text) if line.startswith(":"))
+    return {chain: policy for chain, policy, *_ in heads if policy != "-"}
+
+
 def _whole_lines(text: str) -> Iterator[str]:
     """The lines; one that ends inside of quotes, as in a comment, goes on in the next one."""
     begun = ""

@@ -13,6 +13,7 @@ from nftbridge.effects import check_forwarding, enable_forwarding
 from nftbridge.engine import Engine
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.firewalld import presence
+from nftbridge.model import Host
 from nftbridge.plan import Plan
 
 if TYPE_CHECKING:  # firewalld rarely runs, and few applies are on trial
@@ -44,6 +45,18 @@ def apply(
     """
     done = None if confirm else _in_passing(source, target, wanted)
     return _wholly(source, target, wanted, warn, confirm) if done is None else done
+
+
+def bring(host: Host, target: Target, wanted: str, warn: Warn) -> Applied:
+    """`apply` for a host that nobody has written down."""
+    engine = Deployment.to_apply(target, wanted)
+    return _around(lambda _: engine.apply(host), host, engine, target, warn)
+
+
+def check(host: Host, target: Target, wanted: str) -> None:
+    """Raise what would keep an apply of `host` from being tried: a protection that is missing."""
+    Engine.to_apply(target, wanted).shortcomings(host)
+    check_forwarding(host, target.netns)
 
 
 def restore(target: Target, *, with_firewalld: bool) -> Applied | None:
@@ -83,20 +96,29 @@ def _wholly(
 ) -> Applied:
     loaded = source.load()
     warn(loaded.warnings)
-    engine = Deployment.to_apply(target, wanted)
-    warn(engine.shortcomings(loaded.host))
-    check_forwarding(loaded.host, target.netns)
+    vouched = None if loaded.warnings else source
+
+    def rules(engine: Deployment) -> Plan:
+        if not confirm:
+            return engine.apply(loaded.host, vouched)
+        from nftbridge.watchdog import watching
+
+        with watching(target) as watchdog:
+            return engine.try_out(loaded.host, confirm, watchdog, vouched)
+
+    return _around(rules, loaded.host, Deployment.to_apply(target, wanted), target, warn)
+
+
+def _around(
+    rules: Callable[[Deployment], Plan], host: Host, engine: Deployment, target: Target, warn: Warn
+) -> Applied:
+    """What comes before and after the rules."""
+    warn(engine.shortcomings(host))
+    check_forwarding(host, target.netns)
     from nftbridge.firewalld import guard
 
-    with guard.around(target.netns, engine.known, loaded.host) as beside:
+    with guard.around(target.netns, engine.known, host) as beside:
         warn(beside.warnings)
-        vouched = None if loaded.warnings else source
-        if confirm:
-            from nftbridge.watchdog import watching
-
-            with watching(target) as watchdog:
-                done = engine.try_out(loaded.host, confirm, watchdog, vouched)
-        else:
-            done = engine.apply(loaded.host, vouched)
-    warn(enable_forwarding(loaded.host, target.netns))
+        done = rules(engine)
+    warn(enable_forwarding(host, target.netns))
     return Applied(engine, done, beside)

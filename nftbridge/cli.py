@@ -167,10 +167,11 @@ def _parser() -> _Parser:
     verb("rollback", "go back to what was applied before", _target, _layout, _common, _list)
     summary = "forward nothing into or out of bridges until apply"
     verb("baseline", summary, _target, _common, _bridges)
-    summary = "keep the kernel as the host file declares it, as a service"
-    verb("watch", summary, _file, _target, _layout, _common)
+    summary = "keep the kernel as the host file, or Docker, declares it, as a service"
+    verb("watch", summary, _watched, _target, _layout, _common)
     summary = "print the systemd units for boot and for watch, or write them"
     verb("units", summary, _common, _units)
+    verb("migrate", "go over from a container engine's own firewall, and back", _migrations)
     return parser
 
 
@@ -231,14 +232,33 @@ def _question(parser: _Parser) -> None:
     )
 
 
+def _watched(parser: _Parser) -> None:
+    parser.add_argument("file", metavar="FILE", nargs="?", help=f"{_FILE}; optional with --docker")
+    parser.add_argument(
+        "--docker",
+        nargs="?",
+        const="",
+        metavar="SOCKET",
+        help="keep it as that Docker Engine's networks and containers need it, FILE beside them"
+        " (default: $DOCKER_HOST, or /var/run/docker.sock)",
+    )
+
+
 def _units(parser: _Parser) -> None:
     """Which host file the units are for, and where they go."""
     parser.add_argument(
         "file",
         metavar="FILE",
         nargs="?",
-        default=str(defaults.HOST_FILES),
-        help="the host file or folder that they are for (default: %(default)s)",
+        help="the host file or folder that they are for"
+        f" (default: {defaults.HOST_FILES}; none with --docker)",
+    )
+    parser.add_argument(
+        "--docker",
+        nargs="?",
+        const="",
+        metavar="SOCKET",
+        help="the unit of watch --docker, with FILE beside it",
     )
     parser.add_argument(
         "--write", type=Path, metavar="DIR", help="write them there, e.g. /etc/systemd/system"
@@ -267,11 +287,12 @@ def _add_packet(parser: _Parser, *, required: bool) -> None:
 def _engines(parser: _Parser) -> None:
     engines = parser.add_subparsers(dest="engine", required=True, metavar="ENGINE")
     summary = "from Docker: a running Engine, or what it said before"
-    groups = (_common, _docker)
+    groups = (_common, _inspected, _host_format)
     engines.add_parser("docker", help=summary, description=summary, groups=groups)
 
 
-def _docker(docker: _Parser) -> None:
+def _inspected(docker: _Parser) -> None:
+    """Where to learn of Docker's networks and containers."""
     docker.add_argument(
         "--docker",
         metavar="SOCKET",
@@ -293,11 +314,52 @@ def _docker(docker: _Parser) -> None:
             action=argparse.BooleanOptionalAction,
             help="what the daemon was started with, which its API does not tell",
         )
+
+
+def _host_format(docker: _Parser) -> None:
     docker.add_argument(
         "--format",
         choices=("toml", "json"),
         default="toml",
         help="of the host file (default: %(default)s; --json means json)",
+    )
+
+
+_MIGRATION = """\
+Without --apply or --undo only a plan is printed. With --apply the rules in DOCKER-USER are carried
+over, nftbridge's rules come in, then Docker's own rules go out: established connections go on, and
+nothing passes that may not. What was there is kept for --undo.
+"""
+
+
+def _migrations(parser: _Parser) -> None:
+    engines = parser.add_subparsers(dest="engine", required=True, metavar="ENGINE")
+    groups = (_target, _common, _inspected, _migration)
+    summary = "from Docker's own rules"
+    engines.add_parser("docker", help=summary, description=_MIGRATION, groups=groups)
+
+
+def _migration(docker: _Parser) -> None:
+    docker.add_argument("--apply", action="store_true", help="do it; else only show it")
+    docker.add_argument("--undo", action="store_true", help="go back to Docker's own rules")
+    docker.add_argument(
+        "--write",
+        action="store_true",
+        help="with --apply: switch off Docker's firewall in FILE",
+    )
+    docker.add_argument(
+        "--daemon-json",
+        type=Path,
+        default=Path("/etc/docker/daemon.json"),
+        metavar="FILE",
+        help="that file (default: %(default)s)",
+    )
+    docker.add_argument(
+        "--forward-policy",
+        choices=("auto", "keep", "accept"),
+        default="auto",
+        help="what to do where iptables' FORWARD drops by policy: auto takes it back if nothing"
+        " speaks for others having set it; where it is kept, accepts for our bridges are put in",
     )
 
 

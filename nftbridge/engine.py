@@ -12,6 +12,7 @@ from nftbridge.backend import Backend, Observation
 from nftbridge.choice import Choice, Target, choose
 from nftbridge.config import Source
 from nftbridge.conntrack.apply import cut_off, revoked_by_rows, revoked_since
+from nftbridge.conntrack.revoked import Revoked
 from nftbridge.difference import Document, difference, stands_apart
 from nftbridge.effects import forwarded_families, may_lack_effects, missing_effects
 from nftbridge.errors import InputError, KernelRefusedError, Problem, UnavailableError
@@ -244,7 +245,6 @@ class Engine:
         plan = self._way_to(host, observed)
         cut_short = bool(self._state.pending())  # maybe between the rules and the flows
         held = self._state.applied() if plan or cut_short else None
-        rows = self._backend.rows if cut_short or plan.install else None
         netns = self._target.netns
         with self._recorder.around(record, start, commits=self._commits(plan), anyway=bool(others)):
             if plan:
@@ -252,7 +252,7 @@ class Engine:
             # until then both decide, the stricter one counts
             kept = takeover.remove(others, self._backend, self.known)
             # found out only now: on a large host that takes longer than the transaction
-            gone = revoked_since(held, host, plan, rows, netns)
+            gone = self._revoked_since(held, host, plan, cut_short=cut_short)
             done = cut_off(replace(plan, kept=kept), gone, netns)
         return done  # noqa: RET504  as above
 
@@ -262,6 +262,13 @@ class Engine:
         if plan.install or incremental is None:
             return int(bool(plan))
         return incremental.commits(plan.removed, plan.added)
+
+    def _revoked_since(
+        self, held: Host | None, host: Host, plan: Plan, *, cut_short: bool
+    ) -> Revoked:
+        """What the way from `held` to `host` takes away from the flows that there are."""
+        rows = self._backend.rows if cut_short or plan.install else None
+        return revoked_since(held, host, plan, rows, self._target.netns)
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:

@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from nftbridge import config
+from nftbridge.compat.tools import Variant
 from nftbridge.doctor import nftables
 from nftbridge.doctor.case import Case
 from nftbridge.doctor.diagnoses import examine
@@ -18,12 +19,20 @@ from nftbridge.doctor.traffic import traffic, translated_ports
 from nftbridge.explain.question import Typed, read
 from nftbridge.explain.show import lines
 from nftbridge.explain.way import follow
-from nftbridge.model import Host
+from nftbridge.migrate.daemon_json import difference, switched_off
+from nftbridge.migrate.kernel import Found
+from nftbridge.migrate.plan import Given
+from nftbridge.migrate.plan import plan as migration
+from nftbridge.migrate.run import Looked
+from nftbridge.migrate.show import lines as planned
+from nftbridge.migrate.tables import TABLES, Site, Table
+from nftbridge.model import Family, Host
 from nftbridge.nft.lower import rows_in_kernel, skeleton
 from nftbridge.plan import compare
 from nftbridge.report import plan_text
 from nftbridge.style import Style
 from tests.bench.shown import blocks, reports
+from tests.kernel.migrate_layouts import HOST, NEW
 
 README = Path(__file__).parents[1] / "README.md"
 _BLOCK = re.compile(r"<!-- begin (\w+) -->(.*?)<!-- end -->", re.DOTALL)
@@ -53,6 +62,7 @@ def generated(source: str) -> str:
         "plan": "\n```\n" + "\n".join(plan_text(plan, Style())) + "\n```\n",
         "doctor": "\n```\n" + "\n".join(_examined(shown)) + "\n```\n",
         "explain": "\n```\n" + "\n".join(_explained(shown)) + "\n```\n",
+        "migrate": "\n```\n" + "\n".join(_migrated()) + "\n```\n",
     }
 
     def block(found: re.Match[str]) -> str:
@@ -82,6 +92,23 @@ def _examined(host: Host) -> Iterator[str]:
     found = tuple(traffic(host, facts, translated_ports(facts.tables)))
     yield "$ nftbridge doctor"
     yield from diagnosed(facts, examine(Case(host, facts, found)), Style())
+
+
+def _migrated() -> Iterator[str]:
+    """The plan on a host of Docker 28.5 with one container, and one rule of the user's."""
+    users = "-A DOCKER-USER -s 203.0.113.9/32 -j DROP"
+    rules = NEW.replace("-A DOCKER-FORWARD", f"{users}\n-A DOCKER-FORWARD", 1)
+    sections = dict(re.findall(r"^\*(\w+)\n(.*?)^COMMIT$", rules, re.DOTALL | re.MULTILINE))
+    site = Site(Variant.LEGACY, Family.IPV4)
+    hooks = "".join(f":{chain} ACCEPT [0:0]\n" for chain in ("PREROUTING", "OUTPUT", "POSTROUTING"))
+    found = Found({site: {n: Table.of(hooks + sections[n]) for n in TABLES if n in sections}})
+    given = Given(HOST, found, "nftables")
+    rows = compare({}, rows_in_kernel(HOST), wanted_host=HOST)
+    before = '{\n  "live-restore": true\n}\n'
+    change = difference(before, switched_off(before), "/etc/docker/daemon.json")
+    looked = Looked(given, migration(given), rows, "table inet nftbridge", tuple(change))
+    yield "$ nftbridge migrate docker"
+    yield from planned(looked, Style(), done=False, written=False)
 
 
 _FORWARD = {"name": "forward", "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}

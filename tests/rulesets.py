@@ -101,8 +101,9 @@ def _readme(source: str, host: Host, rows: FlatRows) -> Iterator[str]:
     yield "## The chains"
     yield ""
     yield "In the order in which a packet meets them. Rules that no row of this host brings to life"
-    yield "are left out; the whole table is in [nftables.nft](nftables.nft). As iptables lines the"
-    yield "same is in [iptables.rules](iptables.rules) and [ip6tables.rules](ip6tables.rules)."
+    yield "are left out; the whole table is in [nftables.nft](nftables.nft), where rules that few"
+    yield "packets need are in chains of their own, behind one look-up. As iptables lines the same"
+    yield "is in [iptables.rules](iptables.rules) and [ip6tables.rules](ip6tables.rules)."
     for chain in CHAINS:
         yield from _chain(chain, host, rows)
 
@@ -122,7 +123,7 @@ def _chain(chain: Chain, host: Host, rows: FlatRows) -> Iterator[str]:
 def _lines(chain: Chain, rule: Rule, host: Host, rows: FlatRows) -> Iterator[str]:
     written = [line for line in lower.lines(chain.name, rule) if _lives(line, rule, host, rows)]
     if written:
-        yield f"# {rule.reason}"
+        yield f"# {rule.reason}" + (f" (in {rule.gate.chain})" if rule.gate else "")
         yield from (line.text() for line in written)
 
 

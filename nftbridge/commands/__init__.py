@@ -27,6 +27,7 @@ MODULES = {
     "snippet": "files",
     "watch": "service",
     "units": "files",
+    "migrate": "migrate",
 }
 """Where each command's function is; it has the command's name, and `_` if Python has that word."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 
+from nftbridge import defaults
 from nftbridge.commands.common import load, print_json, print_lines, target, warn
 from nftbridge.errors import InputError, Problem
 from nftbridge.model import Family, Host
@@ -58,16 +59,19 @@ def snippet(options: Namespace) -> int:
 
 def units(options: Namespace) -> int:
     """Print the systemd units, or write them into a folder."""
-    from nftbridge.watch.units import made, written
+    from nftbridge.watch.units import made, made_for_docker, written
 
+    if options.docker is None:
+        files = made(options.file or str(defaults.HOST_FILES))
+    else:
+        files = made_for_docker(options.file, options.docker or None)
     if options.write is None:
-        files = made(options.file)
         if options.json:
             print_json(files)
         else:
             print_lines(f"# {name}\n{text}" for name, text in files.items())
         return 0
-    paths = written(options.write, options.file)
+    paths = written(options.write, files)
     if options.json:
         print_json({"written": paths})
     else:

@@ -70,11 +70,7 @@ class Engine:
     @classmethod
     def greeted(cls, connection: UnixConnection) -> Engine:
         """The Engine at the other end, after an agreement on the version."""
-        said = _answer(connection, "/version")
-        newest, oldest = said["ApiVersion"], said["MinAPIVersion"]
-        version = agreed(_numbers(newest), _numbers(oldest))
-        name = f"Docker Engine {said['Version'].required()}, API {newest.text()}"
-        return cls(connection, name, "/v{}.{}".format(*version))
+        return cls(connection, *greeting(_answer(connection, "/version")))
 
     def get(self, path: str) -> Item:
         """The answer to a question; null if what it is about does not exist."""
@@ -87,6 +83,14 @@ class Engine:
             found = self.get(f"{kind}/{quote(listed['Id'].required())}{detail}")
             if found.value is not None:
                 yield found
+
+
+def greeting(said: Item) -> tuple[str, str]:
+    """Who answered ``GET /version``, and what the paths of all further questions begin with."""
+    newest, oldest = said["ApiVersion"], said["MinAPIVersion"]
+    version = agreed(_numbers(newest), _numbers(oldest))
+    name = f"Docker Engine {said['Version'].required()}, API {newest.text()}"
+    return name, "/v{}.{}".format(*version)
 
 
 def agreed(newest: _Version, oldest: _Version) -> _Version:
@@ -128,7 +132,14 @@ class UnixConnection(HTTPConnection):
 
 
 def _answer(connection: UnixConnection, path: str) -> Item:
-    status, body = _exchanged(connection, path)
+    return read_answer(path, *_exchanged(connection, path))
+
+
+def read_answer(path: str, status: int, body: bytes) -> Item:
+    """What was answered to ``GET path``; null if what it is about does not exist.
+
+    Raises `UnavailableError` for a refusal, and for what is no JSON.
+    """
     source = f"Docker's answer to GET {path}"
     if status == _NOT_FOUND:
         return Item(None, source)
@@ -152,13 +163,14 @@ def _exchanged(connection: UnixConnection, path: str) -> tuple[int, bytes]:
         message = f"Docker gave no answer to GET {path} within {_PATIENCE:.0f} seconds"
         raise UnavailableError(message, hint="see the log of dockerd") from None
     except OSError as error:
-        raise _unreachable(connection.path, error) from None
+        raise unreachable(connection.path, error) from None
     except HTTPException as error:
         message = f"what listens at {connection.path} does not speak HTTP: {type(error).__name__}"
         raise UnavailableError(message, hint=_WHO) from None
 
 
-def _unreachable(path: str, error: OSError) -> UnavailableError:
+def unreachable(path: str, error: OSError) -> UnavailableError:
+    """Why nobody could be asked at the unix socket `path`."""
     match error:
         case FileNotFoundError():
             hint = "start Docker, or say where its socket is: --docker SOCKET"

@@ -33,7 +33,9 @@ class InspectedContainer:
     """A container as Docker told it, with its end points in networks of every driver.
 
     It has none while it does not run, or if it lives in another container's network namespace.
-    `links` are the containers that ``--link`` named, as Docker writes them.
+    `links` are the containers that ``--link`` named, as Docker writes them. `sandbox` is where
+    Docker keeps its network namespace, as Docker sees the file system; "" if there is none of its
+    own, as on the host's network.
     """
 
     identity: str
@@ -41,6 +43,7 @@ class InspectedContainer:
     endpoints: tuple[Endpoint, ...] = ()
     links: tuple[str, ...] = ()
     remarks: tuple[Problem, ...] = ()
+    sandbox: str = ""
 
 
 def container_of(inspect: Item) -> InspectedContainer:
@@ -54,7 +57,9 @@ def container_of(inspect: Item) -> InspectedContainer:
     endpoints = (_endpoint(name, a, placed.get(a.network, ())) for a in attachments)
     links = tuple(link.text() for link in inspect["HostConfig"]["Links"].elements())
     remarks = (*_shared(inspect, name), *_unserved(name, attachments, bindings, placed))
-    return InspectedContainer(identity, name, tuple(endpoints), links, remarks)
+    own = any(a.ipv4 or a.ipv6 for a in attachments)
+    sandbox = inspect["NetworkSettings"]["SandboxKey"].text() if own else ""
+    return InspectedContainer(identity, name, tuple(endpoints), links, remarks, sandbox)
 
 
 class _Binding(NamedTuple):

@@ -45,19 +45,46 @@ def host_of(inspected: Inspected, options: DaemonOptions) -> Import:
 
     What the model cannot hold, or refuses, is left out with a remark.
     """
+    networks, remarks = _networks_of(inspected, ())
+    about = (*_about_options(options), *_about_engine(inspected.info))
+    return Import(_host(networks, options), (*about, *remarks))
+
+
+def joined(own: Host, inspected: Inspected) -> Import:
+    """`own` with Docker's networks after its own ones.
+
+    What does not go together with `own` is left out with a remark, as what the model refuses is. A
+    network of Docker's that only has the name of one in `own` gets its ID behind it.
+    """
+    networks, remarks = _networks_of(inspected, own.networks)
+    return Import(replace(own, networks=networks), (*_about_swarm(inspected.info), *remarks))
+
+
+def clashes(own: Host, inspected: Inspected) -> tuple[Problem, ...]:
+    """What in `own` does not go together with what Docker has: names, bridges, subnets, ports."""
+    theirs, _ = _networks_of(inspected, ())
+    networks = (*theirs, *own.networks)
+    return tuple(
+        Problem(_place(f.path, networks), _told(f, networks), f.hint)
+        for f in host_findings(networks)
+    )
+
+
+def _networks_of(
+    inspected: Inspected, own: tuple[Network, ...]
+) -> tuple[tuple[Network, ...], tuple[Problem, ...]]:
+    """The networks that are consistent, `own` ones first, and remarks about all others."""
     inspected = _in_order(inspected)
     inside = _containers(inspected)
-    networks = tuple(_whole(inspected.networks, inside))
-    networks, refused = _consistent(networks)
+    networks = (*own, *_whole(inspected.networks, inside, [network.name for network in own]))
+    networks, refused = _consistent(networks, len(own))
     remarks = (
-        *_about_options(options),
-        *_about_engine(inspected.info),
         *_about_networks(inspected.networks, inside),
         *(remark for container in inspected.containers for remark in container.remarks),
         *_about_endpoints(inspected),
         *refused,
     )
-    return Import(_host(networks, options), remarks)
+    return networks, remarks
 
 
 def _in_order(inspected: Inspected) -> Inspected:
@@ -98,10 +125,12 @@ def _strangers(inspected: Inspected) -> Iterator[tuple[InspectedNetwork, Contain
 
 
 def _whole(
-    found: Sequence[InspectedNetwork], inside: Mapping[str, Sequence[Container]]
+    found: Sequence[InspectedNetwork],
+    inside: Mapping[str, Sequence[Container]],
+    taken: Sequence[str],
 ) -> Iterator[Network]:
     """The bridges with their containers; an ID tells networks of the same name apart."""
-    names = Counter(network.name for network in found)
+    names = Counter([*taken, *(network.name for network in found)])
     for one in found:
         if one.network is not None:
             unique = names[one.name] == 1
@@ -112,23 +141,32 @@ def _whole(
 # --- what the model refuses ----------------------------------------------------------------------
 
 
-def _consistent(networks: tuple[Network, ...]) -> tuple[tuple[Network, ...], list[Problem]]:
+def _consistent(
+    networks: tuple[Network, ...], own: int
+) -> tuple[tuple[Network, ...], list[Problem]]:
     """The networks without what violates a rule of the model, and remarks about that.
 
     Of a publication only itself goes, such as one that binds an address twice; else its network.
+    The first `own` networks stay as they are, since they are consistent without the others.
     """
     remarks: list[Problem] = []
     while findings := list(host_findings(networks)):
         ports = [finding for finding in findings if "publish" in finding.path]
         culprits = ports or findings[:1]
-        remarks += (_refused(finding, networks) for finding in culprits)
+        remarks += (_refused(finding, networks, own) for finding in culprits)
         places = {finding.path for finding in culprits}
         networks = tuple(
             _without(network, index, places)
             for index, network in enumerate(networks)
-            if ports or index != culprits[0].path[1]
+            if ports or index != _culprit(culprits[0], own)[1]
         )
     return networks, remarks
+
+
+def _culprit(finding: Finding, own: int) -> Path:
+    """Of two networks, the one that is not fixed: a smaller subnet is found fault with first."""
+    fixed = cast("int", finding.path[1]) < own
+    return finding.other if fixed and finding.other is not None else finding.path
 
 
 def _without(network: Network, index: int, places: set[Path]) -> Network:
@@ -149,18 +187,35 @@ def _without(network: Network, index: int, places: set[Path]) -> Network:
     return replace(network, containers=tuple(containers))
 
 
-def _refused(finding: Finding, networks: Sequence[Network]) -> Problem:
-    def name(path: Path) -> str:
-        return f"network {quoted(networks[cast('int', path[1])].name)}"
-
-    message = f"is left out: {finding.told(name)}"
+def _refused(finding: Finding, networks: Sequence[Network], own: int) -> Problem:
+    path, told = _culprit(finding, own), _told(finding, networks)
+    if path != finding.path:
+        told = f"of {_network_at(finding.path, networks)}, {told}"
+    message = f"is left out: {told}"
     match finding.path:
         case ("network", int(i), "container", int(j), "publish", int(k)):
-            container = networks[i].containers[j]
-            where = f"container {quoted(container.name)} of {name(finding.path)}"
-            return Problem(where, f"{container.publish[k]} {message}", finding.hint)
+            message = f"{networks[i].containers[j].publish[k]} {message}"
         case _:
-            return Problem(name(finding.path), message, finding.hint)
+            pass
+    return Problem(_place(path, networks), message, finding.hint)
+
+
+def _told(finding: Finding, networks: Sequence[Network]) -> str:
+    return finding.told(lambda path: _network_at(path, networks))
+
+
+def _place(path: Path, networks: Sequence[Network]) -> str:
+    """The container of a publication, else the network."""
+    match path:
+        case ("network", int(i), "container", int(j), "publish", _):
+            container = networks[i].containers[j]
+            return f"container {quoted(container.name)} of {_network_at(path, networks)}"
+        case _:
+            return _network_at(path, networks)
+
+
+def _network_at(path: Path, networks: Sequence[Network]) -> str:
+    return f"network {quoted(networks[cast('int', path[1])].name)}"
 
 
 # --- remarks -------------------------------------------------------------------------------------
@@ -200,12 +255,16 @@ def _about_engine(info: Item) -> Iterator[Problem]:
         message = f"is on ({driver}): its rules and these would be in force together"
         hint = 'start Docker with "iptables": false in its daemon.json to have these alone'
         yield Problem("Docker's own firewall", message, hint)
-    if info["Swarm"]["LocalNodeState"].text("inactive") != "inactive":
-        message = "is in use: ports of services and traffic between nodes are left out"
-        yield Problem("swarm", message, "leave Docker's own firewall on")
+    yield from _about_swarm(info)
     if any("rootless" in option.text() for option in info["SecurityOptions"].elements()):
         message = "the networks are in a network namespace of Docker's own, not in the host's"
         yield Problem("rootless mode", message, "name that one with --netns when you apply")
+
+
+def _about_swarm(info: Item) -> Iterator[Problem]:
+    if info["Swarm"]["LocalNodeState"].text("inactive") != "inactive":
+        message = "is in use: ports of services and traffic between nodes are left out"
+        yield Problem("swarm", message, "leave Docker's own firewall on")
 
 
 def _about_endpoints(inspected: Inspected) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from nftbridge.doctor.ruleset import Chain, Maker, Rule, Table
@@ -57,7 +57,7 @@ _LAYOUTS: tuple[tuple[str, _Sign], ...] = (
 
 def _guards_ports(text: str) -> bool:
     """Whether raw drops are per port, not per container."""
-    return re.search(r"^-d \S+ .*--dport \d+ .*-j DROP$", text, re.MULTILINE) is not None
+    return re.search(r"^-d (?!127\.)\S+ .*--dport \d+ .*-j DROP$", text, re.MULTILINE) is not None
 
 
 class Remains:
@@ -77,8 +77,7 @@ class Remains:
                 chains[NFT_TABLE] += 1
             chains.update(name for name in table.chains if is_dockers(name))
             texts += [rule.text for _, rule in self._lines(table)]
-        text = "\n".join(texts)
-        return next((name for name, fits in _LAYOUTS if fits(chains, text)), "")
+        return layout_of(chains, texts)
 
     def __bool__(self) -> bool:
         return bool(self.layout)
@@ -151,6 +150,12 @@ class Remains:
             return False
         named = frozenset(_INTERFACE.findall(rule.text))
         return named <= self._bridges if named else "docker-ext-bridges" in rule.text
+
+
+def layout_of(chains: Counter[str], lines: Iterable[str]) -> str:
+    """The versions that make these chains, with these lines in built-in ones; "" if none does."""
+    text = "\n".join(lines)
+    return next((name for name, fits in _LAYOUTS if fits(chains, text)), "")
 
 
 def is_dockers(chain: str) -> bool:

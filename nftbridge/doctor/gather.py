@@ -28,7 +28,7 @@ from nftbridge.effects import listening_interfaces
 from nftbridge.errors import UnavailableError
 from nftbridge.model import Address, Host
 from nftbridge.nft.syntax import is_list, is_object
-from nftbridge.policy.rules import CHAINS, DOCKER_USER, FILTER_FORWARD
+from nftbridge.policy.rules import DOCKER_USER, FILTER_FORWARD, NAMES
 
 _NET = Path("/proc/thread-self/net")
 _SYSCTLS = Path("/proc/sys/net")
@@ -133,7 +133,7 @@ def _objects(text: str) -> list[Any]:
 
 def _users_part(table: Table) -> Table:
     """Of our own table what is the user's: DOCKER-USER where it is called, and other chains."""
-    ours = {chain.name for chain in CHAINS} - {DOCKER_USER}
+    ours = NAMES - {DOCKER_USER}
     chains = {name: chain for name, chain in table.chains.items() if name not in ours}
     call = Rule(({"jump": {"target": DOCKER_USER}},), f"jump {DOCKER_USER}")
     if DOCKER_USER in chains:

@@ -59,7 +59,9 @@ def follow_live(
     drift = status.drift if host is None else engine.plan(named)
     held = _held(status.observation, target, choice.backend.name, question.family)
     program = program_of(status.applied or named)
-    evaluator = LiveEvaluator(held.facts, program, held.users, packet_of(question))
+    gated = choice.backend.name == "nftables"  # the gates' rows are in its sets alone
+    asked = packet_of(question)
+    evaluator = LiveEvaluator(held.facts, program, held.users, asked, gated=gated)
     bridged = question.family in bridges_filtered(target.netns)
     way = follow(named, question, evaluator, bridged=bridged)
     notes = (*way.assumptions, *_notes(drift))
@@ -73,9 +75,15 @@ class LiveEvaluator(Evaluator):
     """
 
     def __init__(
-        self, facts: Facts, program: tuple[Chain, ...], users: UserRules, asked: Packet
+        self,
+        facts: Facts,
+        program: tuple[Chain, ...],
+        users: UserRules,
+        asked: Packet,
+        *,
+        gated: bool = False,
     ) -> None:
-        super().__init__(facts, program)
+        super().__init__(facts, program, gated=gated)
         self._users = users
         self._asked = asked
         self._delivered = asked

@@ -121,7 +121,8 @@ def _contains(right: Any, candidate: tuple[Value, ...], sets: Sets) -> Truth:
     """Whether a value, prefix, range, list or set has the candidate in it."""
     if isinstance(right, str) and right.startswith("@"):
         held = sets.get(right[1:])
-        return None if held is None else _any_of(held.get("elem", []), candidate, sets)
+        # its elements cannot name sets: one that did, itself perhaps, is nothing that is known
+        return None if held is None else _any_of(held.get("elem", []), candidate, {})
     if is_list(right):
         return _any_of(right, candidate, sets)
     if is_object(right):

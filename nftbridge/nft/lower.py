@@ -7,8 +7,9 @@ elements.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import takewhile
 
 from nftbridge.model import Family, Host, Mark, Prefix, Priorities
 from nftbridge.model.parts import DOCKERS_PRIORITIES
@@ -17,10 +18,12 @@ from nftbridge.nft.syntax import Concatenation, Expression, Lookup, Match, Meta,
 from nftbridge.policy.catalogue import RELATIONS
 from nftbridge.policy.flat import FlatKey, FlatRows, Scalar, Shadows, flat_rows
 from nftbridge.policy.program import (
+    Chain,
     Condition,
     Dnat,
     Field,
     Final,
+    Gate,
     Hook,
     In,
     Is,
@@ -34,6 +37,7 @@ from nftbridge.policy.program import (
     Rule,
     Snat,
     admits,
+    returns,
 )
 from nftbridge.policy.rules import CHAINS, program
 
@@ -49,6 +53,7 @@ _FIXED_FIELDS: dict[Field, Expression] = {
     Field.SADDR_TYPE: syntax.AddressType("saddr"),
     Field.DADDR_TYPE: syntax.AddressType("daddr"),
 }
+_ROUTED = (Field.SADDR_TYPE, Field.DADDR_TYPE)
 _TRANSPORTS = Match(Meta("l4proto"), ("tcp", "udp", "sctp"))
 
 
@@ -101,12 +106,12 @@ PLAIN = Setting()
 def skeleton(setting: Setting = PLAIN) -> Skeleton:
     """The program in nft's terms. Names of chains and sets do not depend on the setting."""
     wanted = program(setting.accept_mark, setting.trust_mark)
-    chains = tuple(
-        syntax.ChainDeclaration(chain.name, _base(chain.hook, setting.priorities))
-        for chain in wanted
-    )
+    chains = tuple(declared for chain in wanted for declared in _declared(chain, setting))
     users = next(chain.name for chain in wanted if chain.users)
-    rules = tuple(line for c in wanted for rule in c.rules() for line in lines(c.name, rule))
+    order = {chain.name: number for number, chain in enumerate(chains)}
+    # once each: two ways can lead to a chain behind a gate
+    mixed = dict.fromkeys(line for chain in wanted for line in chain_lines(chain))
+    rules = tuple(sorted(mixed, key=lambda line: order[line.chain]))
     sets = tuple(kernel_set for relation in RELATIONS for kernel_set in sets_of(relation))
     return Skeleton(chains, users, sets, rules)
 
@@ -155,6 +160,12 @@ def _with_prefixes(key: Sequence[Scalar]) -> object:
     return columns[0] if len(columns) == 1 else {"concat": columns}
 
 
+def _declared(chain: Chain, setting: Setting) -> Iterator[syntax.ChainDeclaration]:
+    """The chain, and those behind its gates."""
+    yield syntax.ChainDeclaration(chain.name, _base(chain.hook, setting.priorities))
+    yield from (syntax.ChainDeclaration(gate.chain) for gate in chain.gates())
+
+
 def _base(hook: Hook | None, priorities: Priorities) -> syntax.BaseHook | None:
     if hook is None:
         return None
@@ -184,14 +195,63 @@ def _leaves() -> Iterator[Leave]:
             yield from (c for c in rule.conditions if isinstance(c, Leave))
 
 
-def lines(chain: str, rule: Rule) -> Iterator[syntax.RuleLine]:
+def chain_lines(chain: Chain) -> Iterator[syntax.RuleLine]:
+    """The nft rules for a chain of the program, with those of the chains behind its gates."""
+    return _lines(chain.name, tuple(chain.rules()), frozenset())
+
+
+def _lines(chain: str, rules: tuple[Rule, ...], shut: frozenset[Gate]) -> Iterator[syntax.RuleLine]:
+    """These rules as nft rules in `chain`, where no packet fulfils the conditions of `shut`.
+
+    A return behind a gate has to leave the whole chain, and a gate is asked once even where other
+    rules stand between those behind it: in both cases the way through it is one of no return, and
+    the rest of the chain stands on both sides.
+    """
+    while rules:
+        gate, behind = rules[0].gate, _together(rules)
+        rest = rules[len(behind) :]
+        if gate is None:
+            yield from (line for rule in behind for line in lines(chain, rule, shut))
+            rules = rest
+            continue
+        once = any(rule.gate is gate for rule in rest) or (rest and any(map(returns, behind)))
+        yield from _through(chain, gate, "goto" if once else "jump")
+        inside = (_inside(rule, gate) for rule in (rules if once else behind))
+        yield from _lines(gate.chain, tuple(inside), shut)
+        rules = tuple(rule for rule in rest if rule.gate is not gate)
+        shut |= {gate} if once else frozenset()
+
+
+def _together(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """Those at the beginning that stand behind one gate, or all of them behind none."""
+    gate = rules[0].gate
+    return tuple(takewhile(lambda rule: rule.gate is gate, rules))
+
+
+def _through(chain: str, gate: Gate, verb: str) -> Iterator[syntax.RuleLine]:
+    """The look-up before a gate's chain."""
+    rule = Rule(f"to {gate.chain}", (gate.condition,), Jump(gate.chain), gate.reason)
+    for line in lines(chain, rule):
+        way = syntax.Verdict(verb, gate.chain)
+        yield replace(line, statements=(*line.statements[:-1], way))
+
+
+def _inside(rule: Rule, gate: Gate) -> Rule:
+    """The rule as it stands behind the gate: what was asked there is not asked again."""
+    if rule.gate is not gate:
+        return rule
+    asked = tuple(c for c in rule.conditions if c != gate.condition)
+    return replace(rule, conditions=asked, gate=None)
+
+
+def lines(chain: str, rule: Rule, shut: frozenset[Gate] = frozenset()) -> Iterator[syntax.RuleLine]:
     """The nft rules for one rule of the program: one, or one per family if it sees addresses."""
     families: tuple[Family | None, ...] = rule.families() if _addressed(rule) else (None,)
     for family in families:
         guard: tuple[Statement, ...] = ()
         if family is not None:  # look-ups check the family only where a payload is loaded
             guard = (Match(Meta("nfproto"), (family.value,)),)
-        for leave in (c for c in rule.conditions if isinstance(c, Leave)):
+        for leave in (c for c in rule.conditions if isinstance(c, Leave) and c.gate not in shut):
             away = Lookup(_key(leave.relation, leave.fields, family), _set(leave.relation, family))
             returned = (*guard, away, syntax.Verdict("return"))
             yield syntax.RuleLine(chain, returned, f"{rule.name}, not to its own network")
@@ -207,10 +267,17 @@ def _addressed(rule: Rule) -> bool:
 
 
 def _conditions(rule: Rule, family: Family | None) -> Iterator[Statement]:
-    for condition in rule.conditions:
+    for condition in sorted(rule.conditions, key=_effort):
         statement = _condition(condition, family)
         if statement is not None:
             yield statement
+
+
+def _effort(condition: Condition) -> int:
+    """What it costs: a comparison next to nothing, a look-up of ours little, a routing one much."""
+    if isinstance(condition, Is | IsNot):
+        return 2 if condition.field in _ROUTED else 0
+    return 1
 
 
 def _condition(condition: Condition, family: Family | None) -> Statement | None:

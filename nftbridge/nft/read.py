@@ -287,7 +287,7 @@ def _family_match(statement: Any) -> str | None:
     """The family, if that is what a statement compares for equality."""
     match = statement.get("match") if is_object(statement) else None
     if is_object(match) and match["left"] == {"meta": {"key": "nfproto"}} and match["op"] == "==":
-        return str(match["right"])
+        return match["right"] if match["right"] in _PAYLOADS else None
     return None
 
 

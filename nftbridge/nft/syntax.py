@@ -253,7 +253,7 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """accept, drop, return, masquerade, or jump with a target chain."""
+    """accept, drop, return, masquerade, or jump or goto with a target chain."""
 
     kind: str
     target: str = ""

@@ -74,6 +74,7 @@ PUBLISHED_ANYWHERE = Relation(
 
 # Forwarding
 
+ALL_BRIDGES = Relation("all_bridges", (_I,), meaning="bridge of a network of whatever kind")
 BRIDGES = Relation("bridges", (_I,), meaning="bridge of a network that is not internal")
 SAME_BRIDGE = Relation("same_bridge", (_I, _I), meaning="in and out by one and the same bridge")
 INTERNAL_BRIDGES = Relation("internal_bridges", (_I,), meaning="bridge of an internal network")
@@ -108,6 +109,9 @@ ICC_INTERNAL = Relation(
 
 # Source translation
 
+HAIRPINS = Relation(
+    "hairpins", (), meaning="there is no proxy: traffic of the host and of a container to itself"
+)
 HAIRPIN_MASQUERADE = Relation(
     "hairpin_masquerade", (_I,), meaning="bridge whose host traffic is masqueraded (no proxy)"
 )
@@ -116,6 +120,9 @@ HAIRPIN_SNAT = Relation(
     (_I,),
     (_A,),
     meaning="bridge -> fixed source address of host traffic (no proxy)",
+)
+TRANSLATED_SUBNETS = Relation(
+    "translated_subnets", (_N,), meaning="subnet that gets another source address outside"
 )
 MASQUERADED_SUBNETS = Relation(
     "masqueraded_subnets", (_N,), meaning="subnet that is masqueraded when it leaves its bridge"
@@ -145,6 +152,7 @@ RELATIONS: tuple[Relation, ...] = (
     PUBLISHED,
     OWN_PUBLISHED_ANYWHERE,
     PUBLISHED_ANYWHERE,
+    ALL_BRIDGES,
     BRIDGES,
     SAME_BRIDGE,
     INTERNAL_BRIDGES,
@@ -157,8 +165,10 @@ RELATIONS: tuple[Relation, ...] = (
     UNPROTECTED_BRIDGES,
     ICC_DENIED,
     ICC_INTERNAL,
+    HAIRPINS,
     HAIRPIN_MASQUERADE,
     HAIRPIN_SNAT,
+    TRANSLATED_SUBNETS,
     MASQUERADED_SUBNETS,
     SUBNET_BRIDGES,
     SNAT_SUBNETS,

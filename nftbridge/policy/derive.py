@@ -114,11 +114,14 @@ def _walk_network(bridge: _Bridge) -> Iterator[tuple[Family, Source, Iterator[Fa
 def _host_facts(host: Host, family: Family) -> Iterator[Fact]:
     if host.userland_proxy:
         yield known.PROXIED_LOOPBACK, (_LOOPBACK[family],), ()
+    else:
+        yield known.HAIRPINS, (), ()
     if host.userland_proxy and host.wsl2_mirrored and family is Family.IPV4:
         yield known.MIRRORED_INTERFACES, (MIRRORED_INTERFACE,), ()
 
 
 def _network_facts(bridge: _Bridge) -> Iterator[Fact]:
+    yield known.ALL_BRIDGES, (bridge.name,), ()
     if bridge.network.internal:
         yield from _internal_facts(bridge)
         return
@@ -157,6 +160,7 @@ def _source_facts(bridge: _Bridge) -> Iterator[Fact]:
         else:
             yield known.HAIRPIN_SNAT, (bridge.name,), (fixed,)
     if bridge.network.masquerade and bridge.mode is not GatewayMode.ROUTED:
+        yield known.TRANSLATED_SUBNETS, (bridge.subnet,), ()
         yield known.SUBNET_BRIDGES, (bridge.subnet, bridge.name), ()
         if fixed is None:
             yield known.MASQUERADED_SUBNETS, (bridge.subnet,), ()

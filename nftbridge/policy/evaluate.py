@@ -21,6 +21,7 @@ from nftbridge.policy.program import (
     Facts,
     Field,
     Final,
+    Gate,
     In,
     Is,
     IsNot,
@@ -110,10 +111,17 @@ class _End:
 
 
 class Evaluator:
-    """Evaluates packets against the rows of one host, under the rules that it has."""
+    """Evaluates packets against the rows of one host, under the rules that it has.
 
-    def __init__(self, facts: Facts, program: tuple[Chain, ...] = CHAINS) -> None:
+    `gated`: packets have to pass the gates too. For a host's own rows that makes no difference; for
+    rows that were read back, of which some may be missing, it does.
+    """
+
+    def __init__(
+        self, facts: Facts, program: tuple[Chain, ...] = CHAINS, *, gated: bool = False
+    ) -> None:
         self._program = program
+        self._gated = gated
         self._exact: dict[Relation, dict[tuple[Family, Key], Key]] = {}
         self._prefixes: dict[Relation, list[tuple[Family, Key, Key]]] = {}
         for relation, rows in facts.items():
@@ -177,10 +185,18 @@ class Evaluator:
 
     def _leaves(self, rule: Rule, packet: Packet) -> bool:
         leaves = (c for c in rule.conditions if isinstance(c, Leave))
-        return any(self._find(c.relation, packet, c.fields) is not None for c in leaves)
+        return any(
+            self._passes(c.gate, packet) and self._find(c.relation, packet, c.fields) is not None
+            for c in leaves
+        )
+
+    def _passes(self, gate: Gate | None, packet: Packet) -> bool:
+        return gate is None or not self._gated or self._holds(gate.condition, packet)
 
     def _matches(self, rule: Rule, packet: Packet) -> bool:
-        return all(self._holds(condition, packet) for condition in rule.conditions)
+        return self._passes(rule.gate, packet) and all(
+            self._holds(condition, packet) for condition in rule.conditions
+        )
 
     def _holds(self, condition: Condition, packet: Packet) -> bool:
         match condition:

@@ -112,6 +112,28 @@ class NotIn:
 
 
 @dataclass(frozen=True, slots=True)
+class Is:
+    """A field has one of these constant values. A prefix limits the rule to its family."""
+
+    field: Field
+    values: tuple[Constant, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gate:
+    """A condition that neighbouring rules have in common, so that other packets skip them all.
+
+    It follows from the conditions of each of these rules and from how rows are derived, so it never
+    decides anything: it only spares look-ups. nftables asks it once and keeps the rules in `chain`,
+    a chain of its own; iptables has no line for a rule without rows and does without.
+    """
+
+    chain: str
+    condition: In | Is
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """Packets whose fields are a key of the relation go no further in this chain.
 
@@ -120,20 +142,14 @@ class Leave:
     looks the key up in a rule before it, because in OUTPUT there is no input interface: kernels
     before 5.3 break off a negated look-up there too, and the rule would never match.
     `reached_unless` names the relation whose earlier rule in the chain already returned for that
-    interface; nftables leaves those rows out.
+    interface; nftables leaves those rows out. Packets with such a key go through `gate`, an earlier
+    one of the chain.
     """
 
     relation: Relation
     fields: tuple[Field, ...]
     reached_unless: Relation
-
-
-@dataclass(frozen=True, slots=True)
-class Is:
-    """A field has one of these constant values. A prefix limits the rule to its family."""
-
-    field: Field
-    values: tuple[Constant, ...]
+    gate: Gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +207,17 @@ Verdict: TypeAlias = Final | MarkedAccept | Jump | Dnat | Snat
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """Conditions that must all hold, and what happens then. `reason` is for people."""
+    """Conditions that must all hold, and what happens then. `reason` is for people.
+
+    `gate` is the one that it stands behind, if any. Rules between two behind the same gate are for
+    packets on both sides of it.
+    """
 
     name: str
     conditions: tuple[Condition, ...]
     verdict: Verdict
     reason: str
+    gate: Gate | None = None
 
     @property
     def driver(self) -> Relation | None:
@@ -276,6 +297,16 @@ class Chain:
         """Its rules in order."""
         for block in self.blocks:
             yield from block.rules
+
+    def gates(self) -> tuple[Gate, ...]:
+        """Those that rules of it stand behind, each once, in order."""
+        return tuple(dict.fromkeys(rule.gate for rule in self.rules() if rule.gate is not None))
+
+
+def returns(rule: Rule) -> bool:
+    """Whether a packet may go back to the calling chain from here."""
+    leaves = any(isinstance(condition, Leave) for condition in rule.conditions)
+    return leaves or rule.verdict is Final.RETURN
 
 
 def chain(

@@ -24,6 +24,7 @@ from nftbridge.policy.program import (
     Dnat,
     Field,
     Final,
+    Gate,
     Hook,
     In,
     Is,
@@ -58,6 +59,42 @@ _TO_THE_HOST = Is(Field.DADDR_TYPE, ("local",))
 _FROM_THE_HOST = Is(Field.SADDR_TYPE, ("local",))
 _TO_ANOTHER_BRIDGE = NotIn(known.SAME_BRIDGE, (IIF, OIF))
 
+_TO_GUARDED = Gate(
+    "DOCKER-DIRECT",
+    In(known.GUARDED, (DADDR,)),
+    "every packet comes here, and few are for a container's own address",
+)
+_TO_LOOPBACK = Gate(
+    "DOCKER-LOOPBACK",
+    Is(DADDR, (_LOOPBACK_V4,)),
+    "every packet comes here, and from outside hardly one is for 127.0.0.0/8",
+)
+_PUBLISHED_FROM_BRIDGE = Gate(
+    "DOCKER-NAT-BRIDGE",
+    In(known.BRIDGES, (IIF,)),
+    "only containers have a network of their own, or a proxy between",
+)
+_INTO_INTERNAL = Gate(
+    "DOCKER-ISOLATION-INTERNAL",
+    In(known.INTERNAL_BRIDGES, (OIF,)),
+    "few packets are for an internal network, and both families' rules ask that",
+)
+_FROM_BRIDGE = Gate(
+    "DOCKER-ISOLATION-BRIDGE",
+    In(known.ALL_BRIDGES, (IIF,)),
+    "what comes from elsewhere has no bridge to leave",
+)
+_HAIRPINS = Gate(
+    "DOCKER-HAIRPIN",
+    In(known.HAIRPINS, ()),
+    "with a userland proxy, none of these rules has rows",
+)
+_FROM_TRANSLATED = Gate(
+    "DOCKER-SUBNETS",
+    In(known.TRANSLATED_SUBNETS, (SADDR,)),
+    "new connections from outside keep their source",
+)
+
 RAW_PREROUTING = chain(
     "raw-PREROUTING",
     "raw",
@@ -67,24 +104,28 @@ RAW_PREROUTING = chain(
             (In(known.TRUSTED_ACCESS, (DADDR, IIF)),),
             Final.ACCEPT,
             "a trusted host interface may address containers directly",
+            _TO_GUARDED,
         ),
         Rule(
             "direct-access",
             (In(known.GUARDED, (DADDR,)), NotIn(known.GUARDED_INTERFACES, (DADDR, IIF))),
             Final.DROP,
             "nobody else addresses containers past DNAT by routing to them (moby#41872)",
+            _TO_GUARDED,
         ),
         Rule(
             "mirrored-loopback",
             (In(known.MIRRORED_PUBLISHED, (DADDR, PROTOCOL, DPORT, IIF)),),
             Final.ACCEPT,
             "Windows reaches loopback publications through WSL2's mirrored interface",
+            _TO_LOOPBACK,
         ),
         Rule(
             "remote-loopback",
             (In(known.LOOPBACK_PUBLISHED, (DADDR, PROTOCOL, DPORT)), IsNot(IIF, "lo")),
             Final.DROP,
             "a port published on 127.0.0.0/8 is for this host only (moby#45610)",
+            _TO_LOOPBACK,
         ),
     ),
     hook=Hook("filter", "prerouting", "raw"),
@@ -127,6 +168,7 @@ NAT_DOCKER = chain(
             (In(known.PROXIED_BRIDGES, (IIF,)),),
             Final.RETURN,
             "with a userland proxy, containers reach published ports through it",
+            _PUBLISHED_FROM_BRIDGE,
         ),
     ),
     appended(
@@ -145,6 +187,7 @@ NAT_DOCKER = chain(
                     known.OWN_PUBLISHED,
                     (IIF, DADDR, PROTOCOL, DPORT),
                     known.PROXIED_BRIDGES,
+                    _PUBLISHED_FROM_BRIDGE,
                 ),
                 IsNot(SADDR, _LINK_LOCAL_V6),
             ),
@@ -158,6 +201,7 @@ NAT_DOCKER = chain(
                     known.OWN_PUBLISHED_ANYWHERE,
                     (IIF, PROTOCOL, DPORT),
                     known.PROXIED_BRIDGES,
+                    _PUBLISHED_FROM_BRIDGE,
                 ),
                 IsNot(SADDR, _LINK_LOCAL_V6),
             ),
@@ -235,6 +279,7 @@ STAGE_1 = chain(
             ),
             Final.DROP,
             "nothing from elsewhere enters an internal network",
+            _INTO_INTERNAL,
         ),
         Rule(
             "out-of-internal",
@@ -245,6 +290,7 @@ STAGE_1 = chain(
             ),
             Final.DROP,
             "nothing leaves an internal network",
+            _FROM_BRIDGE,
         ),
     ),
     inserted(
@@ -253,12 +299,14 @@ STAGE_1 = chain(
             (In(known.ROUTED_BRIDGES, (IIF,)), _ESTABLISHED),
             Final.ACCEPT,
             "a routed network answers whoever was let in",
+            _FROM_BRIDGE,
         ),
         Rule(
             "into-routed",
             (In(known.ROUTED_BRIDGES, (OIF,)),),
             Final.RETURN,
             "routed networks may be reached from other networks, on their open ports",
+            _FROM_BRIDGE,
         ),
     ),
     appended(
@@ -267,6 +315,7 @@ STAGE_1 = chain(
             (In(known.BRIDGES, (IIF,)), _TO_ANOTHER_BRIDGE),
             Jump(ISOLATION_2),
             "what leaves one bridge must not enter another",
+            _FROM_BRIDGE,
         ),
     ),
 )
@@ -339,12 +388,14 @@ POSTROUTING = chain(
             (In(known.HAIRPIN_MASQUERADE, (OIF,)), _FROM_THE_HOST),
             Final.MASQUERADE,
             "without a proxy, 127.0.0.1 as a source would be lost in the container",
+            _HAIRPINS,
         ),
         Rule(
             "hairpin-snat",
             (_FROM_THE_HOST,),
             Snat(known.HAIRPIN_SNAT, (OIF,)),
             "the same, with the network's fixed source address",
+            _HAIRPINS,
         ),
     ),
     inserted(
@@ -356,12 +407,14 @@ POSTROUTING = chain(
             ),
             Final.MASQUERADE,
             "containers leave with the host's address",
+            _FROM_TRANSLATED,
         ),
         Rule(
             "snat",
             (NotIn(known.SUBNET_BRIDGES, (SADDR, OIF)),),
             Snat(known.SNAT_SUBNETS, (SADDR,)),
             "containers leave with the network's fixed source address",
+            _FROM_TRANSLATED,
         ),
     ),
     appended(
@@ -370,6 +423,7 @@ POSTROUTING = chain(
             (In(known.SELF_PUBLISHED, (SADDR, DADDR, PROTOCOL, DPORT)),),
             Final.MASQUERADE,
             "a container that reaches itself through the host must see another source",
+            _HAIRPINS,
         ),
     ),
     hook=Hook("nat", "postrouting", "srcnat"),
@@ -391,6 +445,11 @@ CHAINS: tuple[Chain, ...] = (
     POSTROUTING,
 )
 """Every chain, in the order in which a packet meets them."""
+
+NAMES = frozenset(
+    name for chain in CHAINS for name in (chain.name, *(gate.chain for gate in chain.gates()))
+)
+"""The names of all chains, on nftables those behind gates as well."""
 
 
 def program_of(host: Host) -> tuple[Chain, ...]:

@@ -11,7 +11,7 @@ from nftbridge.compat.lower import chain_name
 from nftbridge.compat.tree import is_subchain
 from nftbridge.model import Family
 from nftbridge.nft.syntax import Json
-from nftbridge.policy.rules import CHAINS, DOCKER_USER
+from nftbridge.policy.rules import CHAINS, DOCKER_USER, NAMES
 from nftbridge.translate.line import Line, Part, RefusedError, parse
 from nftbridge.translate.matches import comment_of, translate_match
 from nftbridge.translate.nodes import match, meta
@@ -103,7 +103,7 @@ def translate(chains: Lines, family: Family) -> Translated:
 
 def is_users(chain: str) -> bool:
     """Whether a chain of that name can be the user's: it has no name of ours, on any backend."""
-    ours = {name for c in CHAINS for name in (c.name, chain_name(c))} - {DOCKER_USER}
+    ours = NAMES.union(map(chain_name, CHAINS)) - {DOCKER_USER}
     return chain not in ours and not is_subchain(chain)
 
 

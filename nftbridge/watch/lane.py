@@ -20,6 +20,9 @@ class Reason(Enum):
     RULES = "rules"
     FIREWALLD = "firewalld"
     TRIAL = "trial"
+    DOCKER = "docker"
+    GONE = "docker-gone"
+    NAMES = "names"
 
 
 QUIET = {Reason.FILE: 0.02, Reason.RULES: 0.005}
@@ -32,6 +35,14 @@ puts that on record, us included.
 MOST = 0.06
 """Seconds after which something is done although things go on happening."""
 
+PACES = (0.01, 0.5)
+"""Seconds in which containers that start are gathered: at first, and at most while many do.
+
+It doubles with each time that comes within `_BURST` seconds of the one before. What is gone waits
+for nothing.
+"""
+
+_BURST = 1.0
 _FIRST_RETRY, _LAST_RETRY = 1.0, 60.0
 
 
@@ -44,18 +55,24 @@ class Gathering:
         self._until = 0.0
         self._not_before = 0.0
         self._retry_in = 0.0
+        self._pace = PACES[0]
+        self._rested = -_BURST
 
     def add(self, reason: Reason, now: float) -> None:
         """Something has happened."""
+        wait = self._pace if reason is Reason.DOCKER else QUIET.get(reason, 0.0)
         if not self.reasons:
-            self.since, self._until = now, now + MOST
-        due = now + QUIET.get(reason, 0.0)
-        later = reason in QUIET and all(known in QUIET for known in self.reasons)
-        self._until = min(due, self.since + MOST) if later else min(due, self._until)
+            self.since, self._until = now, now + wait
+        elif reason in QUIET and all(known in QUIET for known in self.reasons):
+            self._until = min(now + wait, self.since + MOST)
+        else:
+            self._until = min(now + wait, self._until)
         self.reasons = self.reasons.union((reason,))
 
     def due(self) -> float | None:
         """When something is to be done; None if nothing."""
+        if Reason.GONE in self.reasons:
+            return self._until
         return max(self._until, self._not_before) if self.reasons else None
 
     def take(self) -> frozenset[Reason]:
@@ -70,6 +87,9 @@ class Gathering:
         So two programs that undo each other's work use no more than half of a processor.
         """
         self._not_before = now + (now - started)
+        burst = started - self._rested < _BURST
+        self._pace = min(2 * self._pace, PACES[1]) if burst else PACES[0]
+        self._rested = now
 
     def succeeded(self) -> None:
         """What had failed is forgotten."""

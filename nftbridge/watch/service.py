@@ -18,6 +18,8 @@ from nftbridge.engine import state_of
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.watch import work
 from nftbridge.watch.bus import Bus
+from nftbridge.watch.declared import Declared, OfDocker, OfFile
+from nftbridge.watch.docker import Docker
 from nftbridge.watch.files import Paths
 from nftbridge.watch.lane import Finished, Lane, Reason
 from nftbridge.watch.log import Level, Log
@@ -30,15 +32,28 @@ _PATIENCE = 10.0  # seconds that a process which applies has to come to its end 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONLY_RULES, _ONLY_FIREWALLD = frozenset((Reason.RULES,)), frozenset((Reason.FIREWALLD,))
 _ONLY_TRIAL = frozenset((Reason.TRIAL,))
+_OF_DOCKER = (
+    "nftbridge.conntrack.flows",
+    "pyroute2",
+    "pyroute2.netlink.exceptions",
+    "pyroute2.netlink.nfnetlink.nfctsocket",
+)
+"""Wanted when a container ends that had connections, and slow to import."""
+
 _IPTABLES = ("raw", "mangle", "filter", "nat")
 
 
-def serve(file: str, target: Target, wanted: str, *, as_json: bool) -> int:
-    """Keep the kernel as `file` declares it until SIGTERM or SIGINT; returns the exit status."""
+def serve(
+    file: str | None, target: Target, wanted: str, *, docker: str | None = None, as_json: bool
+) -> int:
+    """Keep the kernel as `file` declares it until SIGTERM or SIGINT; returns the exit status.
+
+    With `docker`, the socket of an Engine, as that has it, and as `file` declares beside it.
+    """
     if file == "-":
         hint = "give a .toml or .json file, or a folder"
         raise InputError((Problem("FILE", "standard input cannot be watched", hint),))
-    work.warm()
+    work.warm(*(() if docker is None else _OF_DOCKER))
     gc.enable()  # the command line goes without, since other commands end soon
     manager = Manager(os.environ)
     if as_json:
@@ -47,8 +62,9 @@ def serve(file: str, target: Target, wanted: str, *, as_json: bool) -> int:
         log = Log(sys.stderr, levels=logs_to_journal(os.environ, sys.stderr.fileno()))
     try:
         with ExitStack() as stack:
-            service = Service(file, target, wanted, log, manager)
-            service.listen(stack)
+            engine = None if docker is None else stack.enter_context(Docker(docker, log))
+            service = Service(_declared(file, engine), target, wanted, log, manager)
+            service.listen(stack, engine)
             return service.run()
     except OSError as error:
         hint = "run as root, or see fs.inotify.max_user_instances"
@@ -58,15 +74,26 @@ def serve(file: str, target: Target, wanted: str, *, as_json: bool) -> int:
         manager.close()
 
 
+def _declared(file: str | None, docker: Docker | None) -> Declared:
+    if docker is not None:
+        return OfDocker(docker, file)
+    if file is None:
+        raise InputError((Problem("FILE", "is missing", "name a host file, or say --docker"),))
+    return OfFile(file)
+
+
 class Service:
     """One table in one network namespace.
 
-    There are two kinds of work, so that one does not wait for the other: `_changes` applies the
-    host file and may have to wait for firewalld; `_repairs` puts back what is on record, at once.
+    There are kinds of work, so that one does not wait for the other: `_changes` applies what is
+    declared and may have to wait for firewalld; `_repairs` puts back what is on record, at once;
+    `_names` is about lookups in Docker's containers.
     """
 
-    def __init__(self, file: str, target: Target, wanted: str, log: Log, manager: Manager) -> None:
-        self._file = file
+    def __init__(
+        self, declared: Declared, target: Target, wanted: str, log: Log, manager: Manager
+    ) -> None:
+        self._declared = declared
         self._target = target
         self._wanted = wanted
         self._log = log
@@ -74,6 +101,11 @@ class Service:
         self._state = state_of(target)
         self._changes = Lane(self._change)
         self._repairs = Lane(lambda _: work.restore(target, with_firewalld=False))
+        self._names = Lane(self._serve_names)
+        self._lanes = (self._repairs, self._changes, self._names)
+        self._docker: Docker | None = None
+        self._nameless: dict[str, str] = {}
+        self._being_named: dict[str, str] = {}
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._touched: int | None = None
@@ -83,9 +115,9 @@ class Service:
         self._place = ""
         self._end: int | None = None
 
-    def listen(self, stack: ExitStack) -> None:
+    def listen(self, stack: ExitStack, docker: Docker | None) -> None:
         """Be told of everything from now on, until `stack` is closed."""
-        paths, bus = stack.enter_context(Paths(self._file)), stack.enter_context(Bus())
+        bus = stack.enter_context(Bus())
         trial = stack.enter_context(Paths(str(self._state.trial_file())))
         rules = stack.enter_context(Transactions(self._tables(), self._target.netns))
         waking, woken = socket.socketpair()
@@ -96,7 +128,12 @@ class Service:
             stack.callback(signal.signal, number, signal.signal(number, self._note))
         stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(waking.fileno()))
         stack.callback(self._selector.close)
-        self._on(paths, lambda: self._ask(Reason.FILE) if paths.changed() else None)
+        if self._declared.file is not None:
+            paths = stack.enter_context(Paths(self._declared.file))
+            self._on(paths, lambda: self._ask(Reason.FILE) if paths.changed() else None)
+        if docker is not None:
+            self._docker = docker
+            self._on(docker, lambda: None)  # whatever it is about, it is asked in each round
         self._on(bus, lambda: self._firewalld_changed() if bus.changed() else None)
         self._on(rules, lambda: self._rules_changed(rules.touched()))
         self._on(trial, lambda: self._trial_changed() if trial.changed() else None)
@@ -105,9 +142,12 @@ class Service:
     def run(self) -> int:
         """Until the end; returns the exit status."""
         self._ask(Reason.START)
+        if not self._declared.known:
+            self._repairs.ask(Reason.START, time.monotonic())
         alive = time.monotonic()
         while self._end is None:
-            for lane in (self._repairs, self._changes):
+            self._ask_docker()
+            for lane in self._lanes:
                 self._start_if_due(lane)
             for key, _ in self._selector.select(self._timeout(alive)):
                 key.data()
@@ -127,7 +167,9 @@ class Service:
         return frozenset(tables)
 
     def _on(
-        self, source: Paths | Bus | Transactions | socket.socket, do: Callable[[], None]
+        self,
+        source: Paths | Bus | Transactions | Docker | socket.socket,
+        do: Callable[[], None],
     ) -> None:
         self._selector.register(source, selectors.EVENT_READ, do)
 
@@ -143,7 +185,8 @@ class Service:
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
             self._end = 0
         elif numbers:
-            self._manager.reloading()
+            if self._declared.known:
+                self._manager.reloading()
             self._ask(Reason.RELOAD)
 
     def _trial_changed(self) -> None:
@@ -161,14 +204,35 @@ class Service:
             self._touched = generation
             self._repairs.ask(Reason.RULES, time.monotonic())
 
+    def _ask_docker(self) -> None:
+        """Whether there is news of containers."""
+        if self._docker is None:
+            return
+        news, now = self._docker.progress(), time.monotonic()
+        if news.gone:
+            self._ask(Reason.GONE)
+        if news.changed:
+            self._ask(Reason.DOCKER)
+        if fresh := self._docker.fresh():
+            self._nameless |= fresh
+            self._names.ask(Reason.NAMES, now)
+        if news.away and not self._place:
+            self._manager.ready("waits for Docker; what was applied last is in force")
+
+    def _due(self, lane: Lane) -> float | None:
+        """When to begin, None if nothing is to be done or it cannot be known yet what."""
+        return None if lane is self._changes and not self._declared.known else lane.due()
+
     def _start_if_due(self, lane: Lane) -> None:
-        due, now = lane.due(), time.monotonic()
+        due, now = self._due(lane), time.monotonic()
         if due is None or due > now:
             return
         if lane.gathering.reasons == _ONLY_RULES and self._is_on_record():
             lane.gathering.take()
             return
         child = lane.start(now)
+        if lane is self._names:
+            self._being_named, self._nameless = self._nameless, {}
         self._selector.register(child, selectors.EVENT_READ, lambda: self._progress(lane))
 
     def _is_on_record(self) -> bool:
@@ -180,7 +244,9 @@ class Service:
 
     def _timeout(self, alive: float) -> float | None:
         """Seconds to wait for events, None for ever."""
-        times = [due for lane in (self._repairs, self._changes) if (due := lane.due()) is not None]
+        times = [due for lane in self._lanes if (due := self._due(lane)) is not None]
+        if self._docker is not None and (due := self._docker.due()) is not None:
+            times.append(due)
         if self._manager.interval is not None:
             times.append(alive)
         return max(0.0, min(times) - time.monotonic()) if times else None
@@ -189,12 +255,11 @@ class Service:
         if reasons == _ONLY_FIREWALLD:
             return work.restore(self._target, with_firewalld=True)
         undone = reasons == _ONLY_TRIAL
-        if held := work.hold(self._target, self._file, undone=undone):
-            return held
-        outcome = work.apply(self._file, self._target, self._wanted)
-        if outcome.rejected:  # maybe since somebody has begun a trial right now
-            return work.hold(self._target, self._file, undone=undone) or outcome
-        return outcome
+        return self._declared.apply(self._target, self._wanted, undone=undone)
+
+    def _serve_names(self, _: frozenset[Reason]) -> Outcome:
+        engine = 0 if self._docker is None else self._docker.peer
+        return work.serve_names(self._nameless, engine)
 
     def _progress(self, lane: Lane) -> None:
         child = lane.child
@@ -217,25 +282,26 @@ class Service:
     def _say(self, lane: Lane, finished: Finished, *, starting: bool) -> None:
         """What came of it, and whether it is tried again."""
         outcome, now = finished.outcome, time.monotonic()
-        ending = self._end is not None
-        of_file = lane is self._changes and finished.reasons != _ONLY_FIREWALLD
+        declared = lane is self._changes and finished.reasons != _ONLY_FIREWALLD
         why = ",".join(sorted(reason.value for reason in finished.reasons))
-        if of_file:
+        if declared:
+            self._declared.settled(outcome)
             self._say_warnings(outcome)
             self._say_held(outcome)
             if not outcome.held:
                 self._say_rejected(outcome)
+        if lane is self._names:
+            self._say_names(outcome)
         if outcome.error:
-            again = (
-                {}
-                if starting or ending
-                else {"retry_in": lane.gathering.failed(finished.reasons, now)}
-            )
+            ends = (starting and lane is self._changes) or self._end is not None
+            again = {} if ends else {"retry_in": lane.gathering.failed(finished.reasons, now)}
             self._log.say(Level.ERROR, "failed", reason=why, text=outcome.error, **again)
         else:
             lane.gathering.succeeded()
         if outcome.done:
-            event = "applied" if of_file and not (outcome.rejected or outcome.held) else "restored"
+            held = outcome.held or (outcome.rejected and not outcome.own)
+            applied = declared and not held
+            event = "applied" if applied else "named" if lane is self._names else "restored"
             took = round(1000 * (now - finished.since), 1)
             self._log.say(Level.INFO, event, reason=why, done=outcome.done, ms=took)
 
@@ -254,14 +320,20 @@ class Service:
             kept = "what was applied last" if outcome.place else "nothing"
             self._log.say(Level.ERROR, "rejected", text=outcome.rejected, kept=kept)
         elif not outcome.rejected and not outcome.error and self._rejected[1]:
-            self._log.say(Level.INFO, "accepted", file=self._file)
+            self._log.say(Level.INFO, "accepted", file=self._declared.file or "")
         if outcome.rejected or not outcome.error:
             self._rejected = found if outcome.rejected else ("", "")
+
+    def _say_names(self, outcome: Outcome) -> None:
+        """What failed is tried again, with what has come since."""
+        for warning in outcome.warnings:
+            self._log.say(Level.WARNING, "warning", text=warning)
+        self._nameless = (self._being_named if outcome.error else {}) | self._nameless
 
     def _say_held(self, outcome: Outcome) -> None:
         """Once for each reason."""
         if outcome.held and outcome.held != self._held:
-            self._log.say(Level.WARNING, "held", file=self._file, text=outcome.held)
+            self._log.say(Level.WARNING, "held", file=self._declared.name, text=outcome.held)
         if outcome.held or not outcome.error:
             self._held = outcome.held
 
@@ -272,19 +344,20 @@ class Service:
             return
         self._place = outcome.place or self._place
         self._wanted = outcome.backend or self._wanted
-        status = f"{self._place} is as {self._file} declares it"
+        name, file = self._declared.name, self._declared.file
+        status = f"{self._place} is as {name} declares it"
         if self._rejected[1]:
             first = self._rejected[1].splitlines()[0]
-            status = f"{self._file} is wrong, what was applied last is kept: {first}"
+            status = f"{file} is wrong, what was applied last is kept: {first}"
         elif self._held:
-            status = f"{self._file} is not applied: {self._held}"
+            status = f"{name} is not applied: {self._held}"
         elif outcome.error:
             status = f"failed, to be tried again: {outcome.error.splitlines()[0]}"
         if starting:
-            fields = {"file": self._file, "backend": outcome.backend, "place": outcome.place}
+            fields = {"file": name, "backend": outcome.backend, "place": outcome.place}
             self._log.say(Level.INFO, "ready", **fields)
         elif reloaded:
-            self._log.say(Level.INFO, "reloaded", file=self._file)
+            self._log.say(Level.INFO, "reloaded", file=name)
         if starting or reloaded:
             self._manager.ready(status)
         else:
@@ -292,7 +365,7 @@ class Service:
 
     def _finish(self) -> None:
         """Let what has begun come to its end, and say what came of it."""
-        for lane in (self._repairs, self._changes):
+        for lane in self._lanes:
             finished = lane.end(_PATIENCE)
             if finished is not None:
                 self._say(lane, finished, starting=not self._place)

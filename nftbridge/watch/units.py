@@ -11,26 +11,74 @@ from pathlib import Path
 
 from nftbridge.errors import InputError, Problem, UnavailableError
 
-NAMES = ("nftbridge.service", "nftbridge-watch.service")
+_BOOT, _WATCH = "nftbridge.service", "nftbridge-watch.service"
+NAMES = (_BOOT, _WATCH)
 _SHARED = "hardening.conf"
 
 _UNSPEAKABLE = re.compile(r"[\s\"'\\%$;]|^-")
 
+_ORDER = """\
+# Docker waits until its bridges are closed to all that these rules do not let pass.
+Before=docker.service
+"""
+_START = """\
+# Bridges with names of your own choice have to be added here.
+ExecStartPre=@NFTBRIDGE@ baseline --bridge docker0 --bridge br-*
+"""
+
+_NAMES = """\
+# Docker's name server in containers.
+IPAddressAllow=127.0.0.11
+"""
+
 
 def made(file: str) -> dict[str, str]:
     """The units by name, for this installation and that host file. Raises `InputError`."""
-    path = os.path.abspath(file)
-    if _UNSPEAKABLE.search(path):
-        hint = "use a path of letters, digits, '/', '.', '-' and '_'"
-        raise InputError((Problem("FILE", f"{path!r} cannot stand in a unit", hint),))
-    values = {"@NFTBRIDGE@": program(), "@FILE@": path, "@HARDENING@": _template(_SHARED)}
+    values = _values(file, None)
     return {name: _completed(name, values) for name in NAMES}
 
 
-def written(folder: Path, file: str) -> list[str]:
+def made_for_docker(file: str | None, socket: str | None) -> dict[str, str]:
+    """The same for a Docker Engine, the usual one if `socket` is None, and a host file beside it.
+
+    There is nothing to apply at boot: the service alone knows what Docker has.
+    """
+    return {_WATCH: _completed(_WATCH, _values(file, "--docker" if socket is None else socket))}
+
+
+def _values(file: str | None, docker: str | None) -> dict[str, str]:
+    """What the placeholders stand for; `docker` is None, the option, or the socket's path."""
+    path = None if file is None else _speakable("FILE", file)
+    option = docker
+    if docker is not None and docker != "--docker":
+        option = f"--docker={_speakable('--docker', docker)}"
+    # CAP_SYS_ADMIN opens containers' network namespaces; who may use Docker's socket may do more
+    return {
+        "@DOCKER_ORDER@": _ORDER if docker else "",
+        "@DOCKER_START@": _START if docker else "",
+        "@HARDENING@": _template(_SHARED),
+        "@CAPABILITIES@": "CAP_NET_ADMIN CAP_SYS_ADMIN" if docker else "CAP_NET_ADMIN",
+        "@FAMILIES@": "AF_UNIX AF_NETLINK AF_INET" if docker else "AF_UNIX AF_NETLINK",
+        "@DOCKER_NAMES@": _NAMES if docker else "",
+        "@NAMESPACES@": "net" if docker else "yes",
+        "@WATCHED@": " ".join(filter(None, (path, option))),
+        "@FILE@": path or "",
+        "@NFTBRIDGE@": program(),
+    }
+
+
+def _speakable(where: str, name: str) -> str:
+    path = os.path.abspath(name)
+    if _UNSPEAKABLE.search(path):
+        hint = "use a path of letters, digits, '/', '.', '-' and '_'"
+        raise InputError((Problem(where, f"{path!r} cannot stand in a unit", hint),))
+    return path
+
+
+def written(folder: Path, units: dict[str, str]) -> list[str]:
     """Write the units into `folder`; returns their paths."""
     paths: list[str] = []
-    for name, text in made(file).items():
+    for name, text in units.items():
         path = folder / name
         try:
             path.write_text(text)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from nftbridge import applying, config
+from nftbridge import applying, config, defaults
 from nftbridge.choice import Target
+from nftbridge.docker import names
+from nftbridge.docker.host import Inspected, clashes, joined
+from nftbridge.docker.networks import ID_SHOWN
 from nftbridge.engine import state_of
 from nftbridge.errors import InputError, NftbridgeError, Problem
 from nftbridge.model import Host
-from nftbridge.nft import lower
+from nftbridge.model.parts import Protection
+from nftbridge.nft import document
 from nftbridge.report import summary
 from nftbridge.state import code
 
@@ -23,9 +28,32 @@ _NEEDED = (
     "nftbridge.compat.backend",
     "nftbridge.conntrack.judge",
     "nftbridge.conntrack.kernel",
+    "nftbridge.firewalld.guard",
     "nftbridge.nft.backend",
     "tomli",
 )
+
+_MUTE = "Docker's name server does not serve these containers"
+_PROGRAMS = "it needs the iptables programs: install them, and restart the containers"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The host file beside Docker, None if there is none, and what it last held that was good."""
+
+    file: str | None
+    good: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """The host that Docker's networks are added to, and what was said of the file it is from."""
+
+    host: Host
+    warnings: tuple[Problem, ...] = ()
+    text: str = ""
+    rejected: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +64,7 @@ class Outcome:
     is on record. `rejected` is what is wrong with the host file of that `digest`: then what was
     applied before was put back. `error` is anything else that went wrong, with its `exit_status`.
     `held` says why the host file was left alone.
+    `own` is what the host file beside Docker's networks holds, as JSON, to fall back on.
     """
 
     done: str = ""
@@ -47,16 +76,17 @@ class Outcome:
     error: str = ""
     exit_status: int = 0
     held: str = ""
+    own: str = ""
 
     SOFTWARE_FAILURE: ClassVar[int] = 70  # EX_SOFTWARE of sysexits.h
 
 
-def warm() -> None:
+def warm(*also: str) -> None:
     """Import now what every forked process would have to import; nothing of libnftables is run."""
-    for module in _NEEDED:
+    for module in (*_NEEDED, *also):
         with suppress(ModuleNotFoundError):  # who needs it says so, and what to install
             importlib.import_module(module)
-    lower.skeleton()  # it is kept
+    document.install(defaults.TABLE, {})  # what is the same for all hosts is kept
     code()  # of these modules; newer ones on the disk do not matter to this process
 
 
@@ -75,21 +105,26 @@ def apply(file: str, target: Target, wanted: str) -> Outcome:
     return _of(done, warnings)
 
 
-def hold(target: Target, file: str, *, undone: bool) -> Outcome | None:
-    """Put back what was applied last, if `file` must not be applied now; None if it may be.
+def hold(target: Target) -> Outcome | None:
+    """Put back what was applied last, if that waits to be confirmed; None if not."""
+    trial = state_of(target).trial()
+    return None if trial is None else _held(target, f"the last apply is {trial}")
 
-    Not while an apply waits to be confirmed; nor what was undone for want of that, until the file
-    says something else. `undone` tells that the trial has ended just now: if it was undone, the
-    file has to change in any case.
+
+def hold_undone(target: Target, file: str, *, ended: bool) -> Outcome | None:
+    """The same if `file` says what was on trial and was undone; None if not.
+
+    `ended` tells that the trial has ended just now: if it was undone, the file has to change in
+    any case.
     """
-    state = state_of(target)
-    trial, before = state.trial(), state.undone()
-    if trial is not None:
-        why = f"the last apply is {trial}"
-    elif before is not None and (undone or _declares(file, before)):
-        why = f"it was applied on trial and undone: change it, or `nftbridge apply {file}`"
-    else:
+    before = state_of(target).undone()
+    if before is None or not (ended or _declares(file, before)):
         return None
+    why = f"it was applied on trial and undone: change it, or `nftbridge apply {file}`"
+    return _held(target, why)
+
+
+def _held(target: Target, why: str) -> Outcome:
     return replace(restore(target, with_firewalld=True), held=why)
 
 
@@ -98,6 +133,50 @@ def _declares(file: str, host: Host) -> bool:
         return config.load(file).host == host
     except InputError:
         return False
+
+
+def apply_docker(
+    found: Inspected, unread: Iterable[Problem], beside: Beside, target: Target, wanted: str
+) -> Outcome:
+    """Apply what Docker has, and the host file beside it if there is one.
+
+    If the file is wrong, what it held before counts; if it never was right, nothing is done.
+    """
+    try:
+        own = _own(beside, found, target, wanted)
+    except NftbridgeError as error:
+        if not beside.good:
+            return Outcome(rejected=str(error), exit_status=error.exit_status)
+        good = config.host_from_data(json.loads(beside.good))
+        own = _Own(good, text=beside.good, rejected=str(error), digest=_digest(beside.file))
+    joint = joined(own.host, found)
+    warnings = [*own.warnings, *unread, *joint.remarks]
+    # nobody is there to be refused: what Docker wants and the kernel cannot do is a warning
+    host = replace(joint.host, accept_missing=tuple(Protection))
+    try:
+        outcome = _of(applying.bring(host, target, wanted, warnings.extend), warnings)
+    except NftbridgeError as error:
+        outcome = _failed(error, warnings)
+    return replace(outcome, rejected=own.rejected, digest=own.digest, own=own.text)
+
+
+def serve_names(sandboxes: Mapping[str, str], engine: int) -> Outcome:
+    """See to it that these containers, by ID, reach Docker's name server; `engine` is its pid."""
+    done: list[str] = []
+    mute: list[str] = []
+    for container, sandbox in sorted(sandboxes.items()):
+        try:
+            found = names.serve(names.place(sandbox, engine))
+        except NftbridgeError as error:
+            message = f"lookups in container {container[:ID_SHOWN]} are not seen to: {error}"
+            return Outcome(error=message, exit_status=error.exit_status)
+        if found is not names.Found.WELL:
+            told = done if found is names.Found.REDIRECTED else mute
+            told.append(container[:ID_SHOWN])
+    return Outcome(
+        done=f"lookups redirected to Docker's name server: {', '.join(done)}" if done else "",
+        warnings=(f"{_MUTE}: {', '.join(mute)}\n    hint: {_PROGRAMS}",) if mute else (),
+    )
 
 
 def restore(target: Target, *, with_firewalld: bool) -> Outcome:
@@ -109,6 +188,31 @@ def restore(target: Target, *, with_firewalld: bool) -> Outcome:
     if done is None:
         return Outcome()
     return _of(done, () if done.beside is None else done.beside.warnings)
+
+
+def _own(beside: Beside, found: Inspected, target: Target, wanted: str) -> _Own:
+    """What the file holds.
+
+    Raises `InputError`, also if it is new and Docker's networks clash with it, and what an apply of
+    it alone would raise.
+    """
+    if beside.file is None:
+        return _Own(Host(wsl2_mirrored=None))
+    source = config.read(beside.file)
+    loaded = source.load()
+    text = json.dumps(config.host_to_data(loaded.host))
+    if text != beside.good:
+        if beside.good and (problems := clashes(loaded.host, found)):
+            raise InputError(problems)
+        applying.check(loaded.host, target, wanted)
+    return _Own(loaded.host, loaded.warnings, text, digest=source.digest())
+
+
+def _digest(file: str | None) -> str:
+    try:
+        return "" if file is None else config.read(file).digest()
+    except InputError:
+        return ""
 
 
 def _of(applied: applying.Applied, warnings: Iterable[Problem]) -> Outcome:

@@ -23,6 +23,9 @@ _ANSWERED_BEFORE = (
 )
 _PORTS_ONLY = "every rule of DOCKER asks for the bridge itself"
 
+_GATE = "a gate only spares look-ups: the rules behind it match no packet that it keeps out"
+_NO_BRIDGE = "the rule is in both halves of DOCKER-NAT, and no bridge is WSL2's loopback"
+
 _REASONS: dict[str, str] = {
     # iptables sorts a block's lines by the age of their owner
     "iptables, order: *": "different owners' lines are about different bridges, addresses or ports",
@@ -49,7 +52,7 @@ _REASONS: dict[str, str] = {
     ),
     "*, dropped: DOCKER-ISOLATION-STAGE-1, routed-answers": _ANSWERED_BEFORE,
     "*, verdict: DOCKER-ISOLATION-STAGE-1, routed-answers, return": _ANSWERED_BEFORE,
-    "nftables, no rule: DOCKER-ISOLATION-STAGE-1, routed-answers": _ANSWERED_BEFORE,
+    "nftables, no rule: DOCKER-ISOLATION-BRIDGE, routed-answers": _ANSWERED_BEFORE,
     "iptables, * lost: *: DOCKER-ISOLATION-STAGE-1 -i ... -m conntrack *": _ANSWERED_BEFORE,
     "*, lost: DOCKER-FORWARD, egress, NotIn icc_denied": _DENIED_BEFORE,
     "nftables, no match: DOCKER-FORWARD, egress, != @icc_denied": _DENIED_BEFORE,
@@ -60,22 +63,37 @@ _REASONS: dict[str, str] = {
         "DOCKER is for bridges only, and of those the unpublished rule leaves the unprotected ones"
     ),
     # what only nft has
+    "nftables, no match: raw-PREROUTING, to DOCKER-LOOPBACK, == prefix": _GATE,
+    "nftables, no match: DOCKER-NAT, to DOCKER-NAT-BRIDGE, == @bridges": _GATE,
+    "nftables, no match: DOCKER-ISOLATION-STAGE-1, to *, == @all_bridges": _GATE,
+    "nftables, no match: nat-POSTROUTING, to DOCKER-HAIRPIN, == @hairpins": _GATE,
+    "nftables, no match: *, to DOCKER-SUBNETS IPv?, == @translated*": _GATE,
+    "nftables, jump: nat-POSTROUTING, to DOCKER-HAIRPIN": (
+        "what comes back from there meets DOCKER-SUBNETS again, and is no other packet by then"
+    ),
+    "nftables, no rule: DOCKER-NAT-BRIDGE, proxied-mirrored": _NO_BRIDGE,
+    "nftables, *: DOCKER-NAT-BRIDGE, proxied-mirrored, == ipv?": _NO_BRIDGE,
+    "nftables, *: DOCKER-NAT-BRIDGE, proxied-mirrored, == prefix": _NO_BRIDGE,
+    "nftables, no match: DOCKER-DIRECT, *, == ipv?": _HEADER,
+    "nftables, no match: DOCKER-LOOPBACK, *, == ipv?": _HEADER,
     "nftables, no match: raw-PREROUTING, *, == ipv?": _HEADER,
     "nftables, no match: nat-OUTPUT, *, == ipv?": _HEADER,
     "nftables, no match: DOCKER-NAT, proxied-mirrored, == ipv4": _HEADER,
     "nftables, no match: DOCKER-NAT, publish IPv?, == ipv?": _HEADER,
-    "nftables, no match: DOCKER-NAT, publish, not to its own network IPv?, == ipv?": _HEADER,
-    "nftables, no match: DOCKER-ISOLATION-STAGE-1, *, == ipv?": _HEADER,
+    "nftables, no match: DOCKER-NAT-BRIDGE, publish IPv?, == ipv?": _HEADER,
+    "nftables, no match: DOCKER-NAT-BRIDGE, publish, not to its own network IPv?, == ipv?": _HEADER,
+    "nftables, no match: DOCKER-ISOLATION-INTERNAL, *, == ipv?": _HEADER,
+    "nftables, no match: DOCKER-ISOLATION-BRIDGE, *, == ipv?": _HEADER,
     "nftables, no match: DOCKER, open-port IPv?, == ipv?": _HEADER,
-    "nftables, no match: nat-POSTROUTING, masquerade IPv?, == ipv?": _HEADER,
-    "nftables, no match: nat-POSTROUTING, snat IPv?, == ipv?": _HEADER,
-    "nftables, no match: nat-POSTROUTING, hairpin-self IPv?, == ipv?": _HEADER,
-    "nftables, no match: DOCKER-NAT, publish-anywhere, not to its own network IPv?, == ipv?": (
+    "nftables, no match: *, to DOCKER-SUBNETS IPv?, == ipv?": _HEADER,
+    "nftables, no match: DOCKER-SUBNETS, *, == ipv?": _HEADER,
+    "nftables, no match: DOCKER-HAIRPIN, hairpin-self IPv?, == ipv?": _HEADER,
+    "nftables, no match: DOCKER-NAT-BRIDGE, publish-anywhere, not to its own*, == ipv?": (
         _KEY_HAS_FAMILY
     ),
-    "nftables, no match: DOCKER-NAT, publish-anywhere IPv?, == ipv?": _NAT_HAS_FAMILY,
-    "nftables, no match: nat-POSTROUTING, hairpin-snat IPv?, == ipv?": _NAT_HAS_FAMILY,
-    "nftables, no match: DOCKER-NAT, publish* IPv?, == set": (
+    "nftables, no match: DOCKER-NAT*, publish-anywhere IPv?, == ipv?": _NAT_HAS_FAMILY,
+    "nftables, no match: DOCKER-HAIRPIN, hairpin-snat IPv?, == ipv?": _NAT_HAS_FAMILY,
+    "nftables, no match: DOCKER-NAT*, publish* IPv?, == set": (
         "the maps hold these three protocols only; the match is there for nft 0.9.8 to load it"
     ),
 }

@@ -53,9 +53,10 @@ class Mutant:
     marks: bool = False
 
 
-def hooks_of(chain: str) -> tuple[Hook, ...]:
-    """The hooks whose packets can come through a chain of the program."""
-    return _HOOKS.get(chain, (Hook.FORWARD,))
+def hooks_of(name: str) -> tuple[Hook, ...]:
+    """The hooks whose packets can come through a chain of the program or of one of its gates."""
+    behind = {gate.chain: chain.name for chain in CHAINS for gate in chain.gates()}
+    return _HOOKS.get(behind.get(name, name), (Hook.FORWARD,))
 
 
 def program_mutants() -> Iterator[Mutant]:
@@ -104,7 +105,17 @@ def _program(chains: tuple[Chain, ...]) -> Generator[None]:
 def _mutated_chains() -> Iterator[tuple[str, int, Chain]]:
     for position, chain in enumerate(CHAINS):
         for name, blocks in _mutated_blocks(chain):
-            yield name, position, replace(chain, blocks=tuple(blocks))
+            mutated = replace(chain, blocks=tuple(blocks))
+            in_order = "swapped" not in name  # else rules behind a gate are no neighbours any more
+            yield name, position, mutated if in_order else _ungated(mutated)
+
+
+def _ungated(chain: Chain) -> Chain:
+    blocks = (
+        replace(block, rules=tuple(replace(rule, gate=None) for rule in block.rules))
+        for block in chain.blocks
+    )
+    return replace(chain, blocks=tuple(blocks))
 
 
 def _mutated_blocks(chain: Chain) -> Iterator[tuple[str, list[Block]]]:

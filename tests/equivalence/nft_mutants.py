@@ -72,6 +72,8 @@ def _rule_mutants(place: int, body: dict[str, Any], title: str) -> Iterator[Muta
     hooks = hooks_of(body["chain"])
     yield Mutant(f"nftables, no rule: {title}", hooks, _edited(_removed(place)))
     for number, statement in enumerate(body["expr"]):
+        if "goto" in statement:
+            yield Mutant(f"nftables, jump: {title}", hooks, _edited(_jumping(place, number)))
         match = statement.get("match")
         if match is None:
             continue
@@ -79,7 +81,7 @@ def _rule_mutants(place: int, body: dict[str, Any], title: str) -> Iterator[Muta
         yield Mutant(f"nftables, no match: {what}", hooks, _edited(_without(place, number)))
         if match["op"] == "!=":
             yield Mutant(f"nftables, no !=: {what}", hooks, _edited(_with_op(place, number, "==")))
-        if match["left"] == {"meta": {"key": "nfproto"}}:
+        if match["left"] == {"meta": {"key": "nfproto"}} and match["right"] in _FAMILIES:
             yield Mutant(
                 f"nftables, other family: {what}", hooks, _edited(_other_family(place, number))
             )
@@ -103,6 +105,15 @@ def _removed(place: int) -> Edit:
 def _without(place: int, number: int) -> Edit:
     def edit(objects: Objects) -> bool:
         del objects[place]["rule"]["expr"][number]
+        return True
+
+    return edit
+
+
+def _jumping(place: int, number: int) -> Edit:
+    def edit(objects: Objects) -> bool:
+        statement = objects[place]["rule"]["expr"][number]
+        statement["jump"] = statement.pop("goto")
         return True
 
     return edit

@@ -24,7 +24,7 @@ Statement: TypeAlias = Callable[[Packet], Outcome | Packet | str | None]
 """None: go on with the rule, or with this packet; `_NO_MATCH`, `_RETURN` or a chain's name; or the
 end of it all."""
 
-_NO_MATCH, _RETURN, _JUMP = "no match", "return", "jump "
+_NO_MATCH, _RETURN, _JUMP, _GOTO = "no match", "return", "jump ", "goto "
 
 _PLACES = {
     Hook.RAW: ("prerouting", -300),
@@ -154,6 +154,8 @@ class NftReading:
                 return said, packet
             if said == _RETURN:
                 break
+            if said and said.startswith(_GOTO):  # its end is this chain's end as well
+                return self._run(said.removeprefix(_GOTO), packet)
             if said and said.startswith(_JUMP):
                 decided, packet = self._run(said.removeprefix(_JUMP), packet)
                 if decided is not None:
@@ -172,8 +174,8 @@ class NftReading:
         if kind in fixed:
             result = fixed[kind]
             return lambda _: result
-        if kind == "jump":
-            target = _JUMP + body["target"]
+        if kind in ("jump", "goto"):
+            target = f"{kind} {body['target']}"
             return lambda _: target
         if kind == "match":
             return self._match(body["op"], body["left"], body["right"])

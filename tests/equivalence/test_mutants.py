@@ -6,6 +6,7 @@ list is checked as well: each entry names a fault that exists and that the corpu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,6 +15,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 import pytest
 
 from nftbridge.model import Container, Family, Host, Network, Publication
+from nftbridge.nft.lower import skeleton
+from nftbridge.policy.rules import CHAINS
 from tests.equivalence.compare import READINGS, Case, cases, first_difference
 from tests.equivalence.equivalent import equivalents, unused
 from tests.equivalence.iptables_mutants import line_mutants
@@ -131,6 +134,17 @@ def test_is_caught(name: str) -> None:
 @pytest.mark.parametrize("name", EQUIVALENT)
 def test_means_the_same(name: str) -> None:
     assert not caught(MUTANTS[name]), f"not the same after all: {EQUIVALENT[name]}"
+
+
+def test_each_gate_belongs_to_one_chain() -> None:
+    gates = [gate for chain in CHAINS for gate in chain.gates()]
+    assert len(gates) == len({gate.chain for gate in gates})
+    assert not {gate.chain for gate in gates} & {chain.name for chain in CHAINS}
+
+
+def test_a_chain_behind_a_gate_is_the_same_whichever_way_leads_there() -> None:
+    seen = Counter((line.chain, line.comment, line.statements[0]) for line in skeleton().rules)
+    assert not [where for where, number in seen.items() if number > 1]
 
 
 def test_without_a_mutant_nothing_is_caught() -> None:

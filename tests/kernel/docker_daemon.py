@@ -14,7 +14,8 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 from nftbridge.docker.api import UnixConnection
 from nftbridge.lab import namespaces
 from nftbridge.model import Family
-from nftbridge.netns import inside
+from nftbridge.netns import FORWARDING, inside
 from tests.kernel.debian import NotAvailable, unpacked
 
 SUITES = {"20.10": "bookworm", "28.5": "sid"}
@@ -50,21 +51,39 @@ _SILENCE = 1.0
 # pivot_root, not chroot: importing an image remounts /. The tree itself stays as it is.
 _START = """
 set -e
-root=$1 daemon=$2
-shift 2
+root=$1 daemon=$2 variant=$3
+shift 3
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount --bind "$daemon" "$root/daemon"
 mount -t proc proc "$root/proc"
 for folder in sys dev; do mount --rbind "/$folder" "$root/$folder"; done
 for folder in run tmp etc/docker; do mount -t tmpfs tmpfs "$root/$folder"; done
+touch "$root/run/xtables.lock" /run/xtables.lock
+mount --bind /run/xtables.lock "$root/run/xtables.lock"
+case $variant in
+    legacy) mount --bind "$root/usr/sbin/xtables-legacy-multi" "$root/usr/sbin/xtables-nft-multi" ;;
+    none) mount --bind /dev/null "$root/usr/sbin/xtables-nft-multi" ;;
+esac
 cd "$root"
 pivot_root . oldroot
 /bin/busybox umount -l /oldroot
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-dockerd --data-root /daemon/data --exec-root /daemon/exec --pidfile /daemon/pid \\
-    --host unix:///daemon/docker.sock "$@" &
-read -r _ || true
+start() {
+    dockerd --data-root /daemon/data --exec-root /daemon/exec --pidfile /daemon/pid \\
+        --host unix:///daemon/docker.sock "$@" &
+}
+start "$@"
+while read -r signal other; do
+    kill "-$signal" $!
+    wait $! || true
+    [ "$other" = 1 ] || kill -KILL "$other"
+    # its containerd dies with it, and is to be buried before another one looks for that
+    /bin/busybox sleep 0.5 &
+    wait $!
+    read -r more
+    start "$@" $more
+done
 kill $!
 wait $!
 """
@@ -79,6 +98,7 @@ class Daemon:
     pid: int
     netns: str
     outside: str
+    process: subprocess.Popen[bytes]
 
     def post(self, path: str, body: object = None) -> bytes:
         """Ask it to do something; the answer, or RuntimeError with its reason."""
@@ -105,37 +125,126 @@ class Daemon:
         self.post("/networks/create", body)
 
     def run(
-        self, name: str, network: str, ports: Mapping[str, Sequence[str]] | None = None, **more: Any
+        self,
+        name: str,
+        network: str,
+        ports: Mapping[str, Sequence[str]] | None = None,
+        policy: str = "no",
+        **more: Any,
     ) -> None:
         """Start a container that answers HTTP on port 80 with its name.
 
         `ports` is "80/tcp" -> ["8080", "127.0.0.1:", ...]: a host port, or none, after an address.
         `more` goes into its end point's settings.
         """
+        self.create(name, network, ports, policy, **more)
+        self.post(f"/containers/{name}/start")
+
+    def create(
+        self,
+        name: str,
+        network: str,
+        ports: Mapping[str, Sequence[str]] | None = None,
+        policy: str = "no",
+        **more: Any,
+    ) -> None:
+        """The same, but it is not started."""
         bindings = {inside: list(map(_binding, bound)) for inside, bound in (ports or {}).items()}
         body: dict[str, Any] = {
             "Image": IMAGE,
             "StopSignal": "SIGKILL",  # an init without handlers ignores all others
             "Cmd": ["/busybox", "sh", "-c", f"echo {name} >/www/index.html; {_SERVER}"],
             "ExposedPorts": {inside: dict[str, str]() for inside in bindings},
-            "HostConfig": {"NetworkMode": network, "PortBindings": bindings},
+            "HostConfig": {
+                "NetworkMode": network,
+                "PortBindings": bindings,
+                "RestartPolicy": {"Name": policy},
+            },
             "NetworkingConfig": {"EndpointsConfig": {network: more} if more else {}},
         }
         self.post(f"/containers/create?name={name}", body)
-        self.post(f"/containers/{name}/start")
 
     def connect(self, container: str, network: str, **more: Any) -> None:
         """Put a container into one more network."""
         body = {"Container": container, "EndpointConfig": more}
         self.post(f"/networks/{network}/connect", body)
 
-    def remove(self, container: str) -> None:
-        """End a container and take it away."""
-        _call(self.socket, "DELETE", f"/containers/{container}?force=1")
+    def each(self, do: Callable[[int], object], numbers: Iterable[int]) -> None:
+        """Ask it for several things at a time."""
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(do, numbers))
+
+    def disconnect(self, container: str, network: str) -> None:
+        """Take a container out of a network."""
+        self.post(f"/networks/{network}/disconnect", {"Container": container})
+
+    def names(self) -> list[str]:
+        """Its containers, running or not."""
+        found = json.loads(_call(self.socket, "GET", "/containers/json?all=1"))
+        return [one["Names"][0].removeprefix("/") for one in found]
 
     def remove_network(self, name: str) -> None:
         """Take a network away, which nobody is in."""
         _call(self.socket, "DELETE", f"/networks/{name}")
+
+    def remove(self, container: str) -> None:
+        """End a container and take it away."""
+        _call(self.socket, "DELETE", f"/containers/{container}?force=1")
+
+    def stop(self, container: str) -> None:
+        """End a container; it can be started again."""
+        self.post(f"/containers/{container}/stop?t=0")
+
+    def execute(self, container: str, *command: str) -> int:
+        """The exit status of a program that runs in a container."""
+        body = {"Cmd": command, "AttachStdout": True, "Tty": True}
+        made = json.loads(self.post(f"/containers/{container}/exec", body))["Id"]
+        self.post(f"/exec/{made}/start", {"Detach": False, "Tty": True})
+        while (seen := self._get(f"/exec/{made}/json"))["Running"]:
+            time.sleep(0.02)
+        return int(seen["ExitCode"])
+
+    def inspect(self, container: str) -> Any:
+        """What it says of a container."""
+        return self._get(f"/containers/{container}/json")
+
+    def _get(self, path: str) -> Any:
+        return json.loads(_call(self.socket, "GET", path))
+
+    def inside_pid(self, container: str) -> int:
+        """The process of a container, as the daemon numbers it."""
+        return int(self.inspect(container)["State"]["Pid"])
+
+    def restart(self, signal: str = "TERM", meanwhile: int = 1) -> None:
+        """End it and start another one in its place, which answers when this returns.
+
+        The process `meanwhile`, as `inside_pid` gives it, is killed in between.
+        """
+        self.halt(signal, meanwhile)
+        self.start()
+
+    def halt(self, signal: str = "TERM", meanwhile: int = 1) -> None:
+        """End it, and then the process `meanwhile`."""
+        self._tell(f"{signal} {meanwhile}")
+        end = time.monotonic() + _PATIENCE
+        with suppress(OSError):
+            while time.monotonic() < end:
+                _call(self.socket, "GET", "/version")
+                time.sleep(0.02)
+
+    def start(self, *options: str) -> None:
+        """Start another one in the place of one that was ended, with these options besides."""
+        before = _pid(self.socket)
+        self._tell(" ".join(options))
+        end = time.monotonic() + _PATIENCE
+        while _pid(self.socket) in (before, "") and time.monotonic() < end:
+            time.sleep(0.02)
+        _await(self.socket, self.process, self.socket.with_name("log"))
+
+    def _tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
 
     def rules(self, family: Family) -> str:
         """What it has programmed, as its own iptables-save prints it."""
@@ -151,10 +260,10 @@ class Daemon:
         return f"/proc/{self.pid}/root/proc/{seen['State']['Pid']}/ns/net"
 
 
-def http(netns: str, address: str, port: int) -> str | None:
+def http(netns: str, address: str, port: int, seconds: float = _SILENCE) -> str | None:
     """What an HTTP server says to a request out of a namespace; None if there is no answer."""
     try:
-        with inside(netns), socket.create_connection((address, port), timeout=_SILENCE) as sock:
+        with inside(netns), socket.create_connection((address, port), timeout=seconds) as sock:
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             answer = b"".join(iter(lambda: sock.recv(4096), b""))
     except OSError:
@@ -206,8 +315,12 @@ def _datagrams(address: str) -> socket.socket:
 
 
 @contextmanager
-def daemon(release: str, *options: str) -> Generator[Daemon]:
-    """A daemon that was started with these options and has `IMAGE`. Raises `NotAvailable`."""
+def daemon(release: str, *options: str, variant: str = "nft") -> Generator[Daemon]:
+    """A daemon that was started with these options and has `IMAGE`. Raises `NotAvailable`.
+
+    `variant` is the kind of iptables that it programs: nft or legacy; with none it finds no program
+    of that name.
+    """
     suite = SUITES[release]
     root = unpacked("docker", suite, _PACKAGES, _prepare)
     with _namespaces() as (netns, outside), TemporaryDirectory(prefix="nftb-docker-") as work:
@@ -217,7 +330,7 @@ def daemon(release: str, *options: str) -> Generator[Daemon]:
                     *("nsenter", f"--net={namespaces.DIRECTORY / netns}"),
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
                     *("--propagation", "private", "/bin/sh", "-c", _START, "sh"),
-                    *(str(root), work, *options),
+                    *(str(root), work, variant, *options),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -229,7 +342,7 @@ def daemon(release: str, *options: str) -> Generator[Daemon]:
             _await(path, process, Path(work, "log"))
             _check(release, path)
             _call(path, "POST", _IMPORT, _image(root), "application/x-tar")
-            yield Daemon(root, path, _child(process.pid), netns, outside)
+            yield Daemon(root, path, _child(process.pid), netns, outside, process)
         finally:
             _end(process)
 
@@ -252,6 +365,14 @@ def _check(release: str, path: Path) -> None:
     version = json.loads(_call(path, "GET", "/version"))["Version"]
     if not version.startswith(f"{release}."):
         raise NotAvailable(f"{SUITES[release]} has Docker {version} now")
+
+
+def _pid(path: Path) -> str:
+    """That of the daemon, as it has written it down."""
+    try:
+        return path.with_name("pid").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _child(pid: int) -> int:
@@ -314,6 +435,7 @@ def _namespaces() -> Generator[tuple[str, str]]:
         for name in (host, outside):
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
+            _forward_nothing(name)
         _ip("-n", host, "link", "add", "eth0", "type", "veth", "peer", "eth0", "netns", outside)
         for name, addresses in ((host, HOST), (outside, OUTSIDE)):
             _ip("-n", name, "address", "add", f"{addresses[Family.IPV4]}/24", "dev", "eth0")
@@ -326,6 +448,13 @@ def _namespaces() -> Generator[tuple[str, str]]:
         yield host, outside
     finally:
         namespaces.remove_all(prefix)
+
+
+def _forward_nothing(netns: str) -> None:
+    """As a machine is at first; a new namespace may be as this machine is."""
+    with inside(netns):
+        for switch in FORWARDING.values():
+            switch.write_text("0")
 
 
 def _ip(*arguments: str) -> None:

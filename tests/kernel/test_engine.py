@@ -16,9 +16,11 @@ from nftbridge.engine import Engine
 from nftbridge.errors import KernelRefusedError, UnavailableError
 from nftbridge.model import Container, Host, Publication
 from nftbridge.nft import document
+from nftbridge.nft.backend import NftablesBackend
 from nftbridge.nft.lower import skeleton
 from nftbridge.plan import Plan
 from nftbridge.state import State
+from tests.kernel.ungated import gate_sets, without_gates
 from tests.namespaces import nft
 
 pytestmark = pytest.mark.kernel
@@ -133,6 +135,48 @@ def test_a_skeleton_of_another_shape_is_replaced(engine: Engine, namespace: str)
     engine.apply(MANY)
     assert not engine.verify()
     assert "203.0.113.66" in nft(namespace, "list", "chain", "inet", "nftbridge", "DOCKER-USER")
+
+
+def test_a_table_without_gates_is_replaced_at_once(engine: Engine, namespace: str) -> None:
+    """As after an update from a version that had none: one transaction, and nothing is left."""
+    engine.apply(MANY)
+    chain = ("inet", "nftbridge", "DOCKER-USER")
+    nft(namespace, "add", "rule", *chain, "ip", "saddr", "203.0.113.66", "counter", "drop")
+    nft(namespace, without_gates())
+    assert "chain DOCKER-DIRECT is missing" in engine.verify().install
+    generations = NftablesBackend("nftbridge", namespace)
+    start = generations.generation()
+    assert start is not None
+    done = engine.apply(with_port(MANY, 8888))
+    assert generations.generation() == start + 1
+    assert done.install
+    assert not done.removed
+    assert not engine.verify()
+    assert "203.0.113.66" in nft(namespace, "list", "chain", *chain)
+    assert not engine.apply(with_port(MANY, 8888))
+
+
+def test_no_gate_can_be_shut_unnoticed(engine: Engine, namespace: str) -> None:
+    """A row of each gate is deleted behind our back: verify sees it, apply puts it back."""
+    tried: set[str] = set()
+    for path in sorted(Path("rulesets").glob("*/host.toml")):
+        host = config.load(str(path)).host
+        engine.apply(host)
+        for name, row in first_rows(namespace).items():
+            spot = {"family": "inet", "table": "nftbridge", "name": name, "elem": [row]}
+            gone = {"nftables": [{"delete": {"element": spot}}]}
+            nft(namespace, "-j", "-f", "-", stdin=json.dumps(gone))
+            assert {r.name for r in engine.verify().added} == {name.rstrip("46")}
+            engine.apply(host)
+            assert not engine.verify()
+            tried.add(name)
+    assert tried == gate_sets()
+
+
+def first_rows(namespace: str) -> dict[str, object]:
+    """The first element of each set that a gate asks for, by its name."""
+    sets = [item["set"] for item in table(namespace) if "set" in item]
+    return {s["name"]: s["elem"][0] for s in sets if s["name"] in gate_sets() and "elem" in s}
 
 
 def test_a_set_that_a_user_rule_needs_is_named_when_it_is_in_the_way(

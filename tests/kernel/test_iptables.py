@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -515,6 +515,10 @@ TRANSITIONS = [
 ]
 
 
+SOON, LATE = 0.4, 5.0
+"""Seconds for answers; on a busy machine some of those that come at an end may miss the first."""
+
+
 @pytest.mark.parametrize(("one", "other"), TRANSITIONS)
 def test_no_moment_is_more_open_than_both_ends(
     one: str, other: str | None, target: Target, tmp_path: Path, layout: Layout
@@ -529,15 +533,19 @@ def test_no_moment_is_more_open_than_both_ends(
         place = replace(target, netns=lab.netns, state_directory=tmp_path)
         plain = engine_with(Tools(netns=lab.netns), place)
         probes = list(every_probe(Site(merged, lab, place, plain)))
-        ends: list[set[Probe]] = []
-        for host in hosts:
-            plain.apply(host)
-            ends.append(reached(lab, probes))
-        allowed = ends[0] | ends[1]
+
+        def ends(timeout: float) -> Iterator[set[Probe]]:
+            for host in hosts:
+                plain.apply(host)
+                yield reached(lab, probes, timeout)
+
+        allowed = set[Probe]().union(*ends(SOON))
         moments: list[set[Probe]] = []
         watched = Watched(netns=lab.netns, after=lambda: moments.append(reached(lab, probes)))
         for host, its_layout in zip(hosts, (layout, DOCKER), strict=True):
             engine_with(watched, place, its_layout).apply(host)
+        if set[Probe]().union(*moments) - allowed:
+            allowed |= set[Probe]().union(*ends(LATE))
     assert len(moments) > 4
     for script, moment in zip(watched.done, moments, strict=True):
         extra = sorted(map(str, moment - allowed))
@@ -552,8 +560,8 @@ def _both(hosts: tuple[Host, Host]) -> tuple[Network, ...]:
     return (*hosts[0].networks, *more)
 
 
-def reached(lab: Laboratory, probes: list[Probe]) -> set[Probe]:
-    """The probes that were answered; connection tracking starts anew."""
+def reached(lab: Laboratory, probes: list[Probe], timeout: float = SOON) -> set[Probe]:
+    """The probes that were answered in time; connection tracking starts anew."""
     flush = "nsenter --net=/run/netns/{0} conntrack -F"
     subprocess.run(["sh", "-c", flush.format(lab.netns)], check=False, capture_output=True)
-    return {outcome.probe for outcome in lab.probe_all(probes, timeout=0.4) if outcome.reached}
+    return {outcome.probe for outcome in lab.probe_all(probes, timeout=timeout) if outcome.reached}

@@ -13,7 +13,7 @@ from nftbridge.compat.tools import Tools
 from nftbridge.errors import PartlyAppliedError
 from nftbridge.lab import HOST, Laboratory, Probe
 from nftbridge.model import Host
-from tests.kernel.test_iptables import Watched, engine_with, run
+from tests.kernel.test_iptables import LATE, SOON, Watched, engine_with, run
 
 pytestmark = pytest.mark.kernel
 
@@ -78,20 +78,26 @@ def test_nobody_else_answers_while_a_port_moves(
         moments: list[set[Answered]] = []
         watched = Watched(netns=lab.netns, after=lambda: moments.append(answered(lab, probes)))
         plain = engine_with(Tools(netns=lab.netns), place)
-        ends: list[set[Answered]] = []
-        for host in MOVES[case]:
-            plain.apply(host)
-            ends.append(answered(lab, probes))
-        assert ends[0] != ends[1]
+
+        def ends(timeout: float) -> list[set[Answered]]:
+            found: list[set[Answered]] = []
+            for host in MOVES[case]:
+                plain.apply(host)
+                found.append(answered(lab, probes, timeout))
+            return found
+
+        one, other = ends(SOON)
+        assert one != other
+        allowed = one | other
         for host in MOVES[case]:
             engine_with(watched, place).apply(host)
             assert not plain.verify()
             assert "DOCKER-CHANGING" not in run(lab.netns, "iptables-legacy-save")
+        if set[Answered]().union(*moments) - allowed:
+            allowed = allowed.union(*ends(LATE))
     assert len(moments) > 6
     for script, moment in zip(watched.done, moments, strict=True):
-        extra = sorted(
-            f"{probe} by {node}:{port}" for probe, node, port in moment - ends[0] - ends[1]
-        )
+        extra = sorted(f"{probe} by {node}:{port}" for probe, node, port in moment - allowed)
         assert not extra, f"open after\n{script}\n{extra[:10]}"
 
 
@@ -126,11 +132,11 @@ def every_probe(lab: Laboratory) -> list[Probe]:
     ]
 
 
-def answered(lab: Laboratory, probes: list[Probe]) -> set[Answered]:
-    """Who answers now; connection tracking starts anew."""
+def answered(lab: Laboratory, probes: list[Probe], timeout: float = SOON) -> set[Answered]:
+    """Who answers in time; connection tracking starts anew."""
     run(lab.netns, "sh", "-c", "conntrack -F 2>/dev/null || true")
     return {
         Answered(outcome.probe, outcome.answer.node, outcome.answer.port)
-        for outcome in lab.probe_all(probes, timeout=0.4)
+        for outcome in lab.probe_all(probes, timeout=timeout)
         if outcome.answer is not None
     }

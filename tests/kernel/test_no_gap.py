@@ -49,6 +49,7 @@ from tests.kernel.storm_site import (
     storm_site,
     walk,
 )
+from tests.kernel.ungated import without_gates
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.long]
 
@@ -66,6 +67,7 @@ EDITS = (
     f"flush set {TABLE} open_ports4; flush set {TABLE} open_ports6",
     f"flush map {TABLE} published_anywhere_address4; flush map {TABLE} published_anywhere_port4",
     f"flush set {TABLE} masqueraded_subnets4",
+    without_gates(),
 )
 EDITINGS = 30
 

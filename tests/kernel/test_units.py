@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from nftbridge.errors import InputError
-from nftbridge.watch.units import NAMES, made, written
+from nftbridge.watch.units import NAMES, made, made_for_docker, written
 from tests.kernel.watching import watching
 from tests.namespaces import network_namespace
 
 pytestmark = pytest.mark.kernel
 
 _MOST_EXPOSED = 25  # tenths; 0 is nothing at all, 92 is a service without any restriction
+_MOST_EXPOSED_WITH_DOCKER = 30
 _CALL = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(\w+)\(", re.MULTILINE)
 
 
@@ -32,8 +33,17 @@ def systemd(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
-def test_systemd_understands_them(analyze: str, tmp_path: Path) -> None:
-    for path in written(tmp_path, "/etc/nftbridge"):
+FILE_S = made("/etc/nftbridge")
+DOCKER_S = {
+    "usual": made_for_docker(None, None),
+    "own": made_for_docker("/etc/nftbridge", "/run/other.sock"),
+}
+ALL = [pytest.param(units, id=name) for name, units in {"file": FILE_S, **DOCKER_S}.items()]
+
+
+@pytest.mark.parametrize("units", ALL)
+def test_systemd_understands_them(analyze: str, tmp_path: Path, units: dict[str, str]) -> None:
+    for path in written(tmp_path, units):
         done = systemd(analyze, "verify", "--man=no", path)
         assert (done.returncode, [x for x in done.stderr.splitlines() if "nftbridge" in x]) == (
             0,
@@ -42,20 +52,40 @@ def test_systemd_understands_them(analyze: str, tmp_path: Path) -> None:
 
 
 def test_a_wrong_unit_would_be_seen(analyze: str, tmp_path: Path) -> None:
-    path = Path(written(tmp_path, "/etc/nftbridge")[1])
+    path = Path(written(tmp_path, FILE_S)[1])
     path.write_text(path.read_text().replace("KillMode=mixed", "KilMode=mixed"))
     assert "KilMode" in systemd(analyze, "verify", "--man=no", str(path)).stderr
 
 
 def test_they_expose_little(analyze: str, tmp_path: Path) -> None:
     rate = (analyze, "security", "--offline=true", f"--threshold={_MOST_EXPOSED}")
-    for path in written(tmp_path, "/etc/nftbridge"):
+    for path in written(tmp_path, FILE_S):
         done = systemd(*rate, path)
         assert done.returncode == 0, done.stdout
         Path(path).write_text(Path(path).read_text().replace("NoNewPrivileges=yes", ""))
         open_ = Path(path).read_text().replace("CapabilityBoundingSet=CAP_NET_ADMIN", "")
         Path(path).write_text(open_)
         assert systemd(*rate, path).returncode != 0
+
+
+def test_with_docker_they_expose_little_more(analyze: str, tmp_path: Path) -> None:
+    rate = (analyze, "security", "--offline=true", f"--threshold={_MOST_EXPOSED_WITH_DOCKER}")
+    (path,) = written(tmp_path, DOCKER_S["usual"])
+    done = systemd(*rate, path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_with_docker_there_is_one_unit_that_comes_before_it() -> None:
+    (usual,), (own,) = (units.values() for units in DOCKER_S.values())
+    lines = usual.splitlines()
+    assert "Before=docker.service" in lines
+    starts = [line for line in lines if line.startswith("ExecStart")]
+    assert [start.partition("nftbridge ")[2] for start in starts] == [
+        "baseline --bridge docker0 --bridge br-*",
+        "watch --docker",
+    ]
+    assert "watch /etc/nftbridge --docker=/run/other.sock\n" in own
+    assert "@" not in usual.partition("SystemCallFilter")[0]
 
 
 def test_paths_that_would_mean_something_else_are_refused() -> None:

@@ -26,6 +26,9 @@ pytestmark = pytest.mark.kernel
 EXAMPLE = Path("rulesets/02-published-port/host.toml")
 
 
+WAITS = "waits for Docker; what was applied last is in force"
+
+
 class Place:
     """A network namespace, a host file and a state directory."""
 
@@ -331,13 +334,13 @@ def at_work(watch: Watch) -> list[str]:
 def test_what_was_begun_is_brought_to_its_end_and_said(place: Place) -> None:
     with watching(place.watch()) as watch:
         with made_to_wait(place):
-            place.edit("8080:80", "8084:80")
+            place.nft("flush", "ruleset")
             wait_for(lambda: bool(at_work(watch)))
             watch.say(signal.SIGTERM)
-        assert watch.until("applied", reason="file")
+        assert watch.until("restored")
         assert watch.until("ended")
         assert watch.process.wait(PATIENCE) == 0
-    assert place.holds("8084")
+    assert place.holds("8080")
 
 
 def test_what_applies_is_killed_and_it_goes_on(place: Place) -> None:
@@ -390,6 +393,28 @@ def test_it_talks_to_systemd(place: Place, tmp_path: Path) -> None:
             assert "what was applied last is kept" in told("STATUS=")
             watch.end()
             told("STOPPING=1")
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["no socket", "a socket of systemd's"])
+def test_systemd_does_not_wait_for_docker(place: Place, tmp_path: Path, listening: bool) -> None:
+    """It is ready before Docker is started, and says what it waits for."""
+    notify, docker = str(tmp_path / "notify"), str(tmp_path / "docker.sock")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.socket(socket.AF_UNIX) as held,
+    ):
+        manager.bind(notify)
+        manager.settimeout(PATIENCE)
+        if listening:
+            held.bind(docker)
+            held.listen()
+        options = place.watch(f"--docker={docker}")
+        with watching(options, wait=False, environment={"NOTIFY_SOCKET": notify}) as watch:
+            assert manager.recv(4096).decode() == "READY=1\nSTATUS=" + WAITS
+            watch.say(signal.SIGHUP)
+            watch.end()
+            said = iter(lambda: manager.recv(4096).decode().partition("\n")[0], "STOPPING=1")
+            assert set(said) <= {"READY=1"}, "no reload without an end"
 
 
 def test_iptables_nft_flushed_by_hand(place: Place) -> None:

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ class Watch:
                 raise AssertionError((event, fields, seen)) from None
             if seen[-1]["event"] == event and fields.items() <= seen[-1].items():
                 return seen[-1]
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Until it holds, while the service lives."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, self.lines
+            assert self.process.poll() is None, self.lines
+            time.sleep(0.05)
 
     def count(self, event: str) -> int:
         return sum(line["event"] == event for line in self.lines)

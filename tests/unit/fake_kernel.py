@@ -197,7 +197,7 @@ def family_implied(statements: list[Json]) -> bool:
     match = statements[0].get("match", {})
     if match.get("left") != {"meta": {"key": "nfproto"}}:
         return False
-    payload = {"ipv4": "ip", "ipv6": "ip6"}[match["right"]]
+    payload = {"ipv4": "ip", "ipv6": "ip6"}.get(match["right"])
     return f'"protocol": "{payload}"' in json.dumps(statements[1:])
 
 

@@ -57,16 +57,16 @@ def test_routed_without_a_proxy() -> None:
         assert keys(host, known.HAIRPIN_MASQUERADE, family) == [("br-a",)]
         assert keys(host, known.OPEN_PORTS, family) == [("br-a", address, "tcp", 80)]
     assert filled(host) == {
-        *("bridges", "same_bridge", "routed_bridges", "routed_icmp", "protected_bridges"),
-        *("open_ports", "hairpin_masquerade"),
+        *("all_bridges", "bridges", "same_bridge", "routed_bridges", "routed_icmp"),
+        *("protected_bridges", "open_ports", "hairpins", "hairpin_masquerade"),
     }
 
 
 def test_routed_with_a_proxy() -> None:
     host = Host((web(Publication(80, 8080), network=ROUTED),))
     assert filled(host) == {
-        *("bridges", "same_bridge", "routed_bridges", "routed_icmp", "protected_bridges"),
-        *("open_ports", "proxied_bridges", "proxied_loopback"),
+        *("all_bridges", "bridges", "same_bridge", "routed_bridges", "routed_icmp"),
+        *("protected_bridges", "open_ports", "proxied_bridges", "proxied_loopback"),
     }
 
 
@@ -235,7 +235,7 @@ def test_an_internal_network(icc: bool) -> None:
     host = Host((network,), userland_proxy=False)
     within = "icc_internal" if icc else "icc_denied"
     names = {"internal_bridges", "internal_subnets", "internal_pairs", within}
-    assert filled(host) == names
+    assert filled(host) == {*names, "all_bridges", "hairpins"}
     assert keys(host, known.INTERNAL_PAIRS) == []
     assert keys(host, known.INTERNAL_PAIRS, Family.IPV6) == [("br-a", "br-a")]
 

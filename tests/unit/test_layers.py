@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("report", "lab", "docker", "snippet"),
     ("explain",),
     ("doctor",),
-    ("demo", "watch"),
+    ("demo", "watch", "migrate"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -113,7 +113,7 @@ def tried_in_nft(features: tuple[Feature, ...]) -> set[str]:
 
 
 # What any nf_tables has, and what depends on the host alone.
-PLAIN = {"drop", "return", "jump", "target", "comment", "hook forward", "hook output"}
+PLAIN = {"drop", "return", "jump", "goto", "target", "comment", "hook forward", "hook output"}
 
 
 def used_by_the_skeleton() -> set[str]:

@@ -1,0 +1,70 @@
+"""The command that goes over from a container engine's own firewall, and back."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from nftbridge.commands.common import CHANGES, print_json, print_lines, style, target, wanted, warn
+from nftbridge.errors import InputError, Problem
+
+if TYPE_CHECKING:  # imported only by the functions that need them
+    from nftbridge.migrate.configuration import Configuration
+
+
+def migrate(options: Namespace) -> int:
+    """Go over from Docker's own firewall, and back."""
+    from nftbridge.docker.host import DaemonOptions
+    from nftbridge.docker.source import Named, gathered
+    from nftbridge.migrate import show
+    from nftbridge.migrate.configuration import Configuration
+    from nftbridge.migrate.forward import Policy
+    from nftbridge.migrate.run import Migration, Wishes
+
+    _check(options)
+    configuration = Configuration(options.daemon_json)
+    if options.undo:
+        return _undo(options, configuration)
+    named = Named(options.docker, options.folder, options.networks, options.containers)
+    inspected, _ = gathered(named, os.environ)
+    daemon = DaemonOptions(options.userland_proxy, options.allow_direct_routing)
+    wishes = Wishes(Policy(options.forward_policy), configuration, daemon, options.write)
+    migration = Migration(target(options), wanted(options))
+    if options.apply:
+        looked = migration.apply(inspected, wishes, warn)
+    else:
+        looked = migration.look(inspected, wishes)
+    warn(looked.plan.remarks)
+    if options.json:
+        print_json(show.data(looked, done=options.apply, written=options.write))
+    else:
+        print_lines(show.lines(looked, style(), done=options.apply, written=options.write))
+    if looked.plan.problems:
+        raise InputError(looked.plan.problems)
+    if options.apply:
+        if looked and not options.json:
+            print_lines(f"next: {step}" for step in show.AFTERWARDS)
+        return 0
+    return CHANGES if looked else 0
+
+
+def _check(options: Namespace) -> None:
+    if options.undo and (options.apply or options.write):
+        problem = Problem("--undo", "goes back by itself", "leave --apply and --write out")
+        raise InputError((problem,))
+    if options.write and not options.apply:
+        message = "without nftbridge's rules Docker's firewall must not be off"
+        raise InputError((Problem("--write", message, "give --apply, too"),))
+
+
+def _undo(options: Namespace, configuration: Configuration) -> int:
+    from nftbridge.migrate import show
+    from nftbridge.migrate.undo import Undoing
+
+    done = Undoing(target(options), configuration).run()
+    if options.json:
+        print_json({"sites": done.sites, "daemon_json": done.daemon_json, "kept": list(done.kept)})
+    else:
+        print_lines(show.undone(done))
+    return 0

@@ -1,0 +1,129 @@
+"""What was there before a migration, kept in the state directory until that is undone.
+
+It is written before anything is changed. Each place of iptables is saved anew as long as Docker's
+rules are in it, so that a run that was cut off can be repeated or undone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from nftbridge.migrate.forward import Forward
+from nftbridge.migrate.tables import SITES, Site, Table, Tables
+from nftbridge.state import State
+
+_NAME = "migration.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One place of iptables as it was, and what was to become of its FORWARD chain."""
+
+    tables: Tables
+    forward: Forward
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A migration that was begun. `finished` says that nothing of it was left to do.
+
+    host      the document of what was applied
+    sites     iptables as it was
+    nft       Docker's tables of nftables, by family, as text for nft
+    carried   how many rules were to be put into our DOCKER-USER and the chains below it
+    chains    those chains
+    rules     what was in them then; None until they are there
+    existed   whether there was a daemon.json; None if it was not written
+    """
+
+    backend: str
+    host: Mapping[str, Any]
+    sites: Mapping[Site, Saved] = field(default_factory=dict[Site, Saved])
+    nft: Mapping[str, str] = field(default_factory=dict[str, str])
+    carried: int = 0
+    chains: tuple[str, ...] = ()
+    rules: str | None = None
+    existed: bool | None = None
+    finished: bool = False
+
+    def data(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "backend": self.backend,
+            "host": self.host,
+            "sites": {site.key: _saved_data(saved) for site, saved in self.sites.items()},
+            "nft": dict(self.nft),
+            "carried": self.carried,
+            "chains": list(self.chains),
+            "rules": self.rules,
+            "existed": self.existed,
+            "finished": self.finished,
+        }
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Record | None:
+        """What `data` made; None if somebody has edited it."""
+        try:
+            sites = data["sites"]
+            return cls(
+                str(data["backend"]),
+                data["host"],
+                {s: _saved(sites[s.key]) for s in SITES if s.key in sites},
+                dict(data["nft"]),
+                int(data["carried"]),
+                tuple(data["chains"]),
+                data["rules"],
+                data["existed"],
+                bool(data["finished"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+
+class Store(State):
+    """Where the record is kept: beside what was last applied."""
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Nobody else migrates meanwhile; an apply has a lock of its own."""
+        with self._reported():
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+            lock = os.open(self._folder / "migration.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def migration(self) -> Record | None:
+        """The migration on record."""
+        return Record.from_data(self._body(_NAME))
+
+    def keep(self, record: Record) -> None:
+        """Put it on record."""
+        self._write(_NAME, record.data())
+
+    def drop(self) -> None:
+        """Record that it was undone."""
+        with self._reported():
+            (self._folder / _NAME).unlink(missing_ok=True)
+
+
+def _saved_data(saved: Saved) -> dict[str, object]:
+    forward = saved.forward
+    return {
+        "tables": {name: table.data() for name, table in saved.tables.items()},
+        "take_back": forward.take_back,
+        "accepts": list(forward.accepts),
+    }
+
+
+def _saved(data: Mapping[str, Any]) -> Saved:
+    tables = cast("Mapping[str, Mapping[str, Any]]", data["tables"])
+    forward = Forward(bool(data["take_back"]), tuple(data["accepts"]))
+    return Saved({name: Table.from_data(table) for name, table in tables.items()}, forward)

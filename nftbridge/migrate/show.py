@@ -1,0 +1,157 @@
+"""A migration for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nftbridge.doctor.docker import NFT_TABLE
+from nftbridge.explain.users import rule_text
+from nftbridge.migrate.exchange import Removal
+from nftbridge.migrate.plan import Out
+from nftbridge.migrate.run import Looked
+from nftbridge.migrate.undo import Undone
+from nftbridge.migrate.users import Carried
+from nftbridge.style import Style
+
+AFTERWARDS = (
+    (
+        "switch Docker's firewall off (--write) and restart it, which ends all containers unless"
+        " its configuration says live-restore"
+    ),
+    (
+        "until then no container that publishes a port can be started, and a reload of firewalld"
+        " brings Docker's rules back beside ours: both decide then, and the stricter one counts"
+    ),
+    "from then on nobody but nftbridge opens ports: keep `nftbridge watch` running",
+)
+"""What is left to the user."""
+
+
+def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterator[str]:
+    """The steps in their order."""
+    plan = looked.plan
+    number = 0
+    if plan.carried:
+        number += 1
+        yield style.title(f"{number}. over: DOCKER-USER")
+        for one in plan.carried:
+            yield from _carried(one, style)
+    if looked.rows:
+        number += 1
+        summary = looked.given.host.summary()
+        yield style.title(f"{number}. in: {looked.place}, {summary}")
+    if plan.adopted:
+        number += 1
+        yield style.title(f"{number}. ours from now on: what Docker made, as far as it stays")
+        yield from (f"  {site}: {layout}" for site, layout in plan.adopted)
+    if plan.out or plan.nft:
+        number += 1
+        yield style.title(f"{number}. out: Docker's rules")
+        for out in plan.out:
+            yield from _out(out, style)
+        yield from (f"  table {family} {NFT_TABLE}" for family in plan.nft)
+    if looked.difference:
+        number += 1
+        what = "" if written else ", not without --write"
+        yield style.title(f"{number}. {looked.difference[0][4:]}{what}")
+        yield from (f"  {_painted(line, style)}" for line in looked.difference)
+    if not number:
+        yield "nothing to do: Docker's firewall is out, and ours is in"
+    elif not done:
+        yield "nothing was changed; --apply does it, and --write changes daemon.json as well"
+
+
+def _carried(one: Carried, style: Style) -> Iterator[str]:
+    for chain, rule in one.rules():
+        yield f"  {one.site}, {chain}: {rule.text}"
+        yield style.added(f"    -> {rule_text(rule.json('', chain)['rule'])}")
+    for refused in one.translated.refused:
+        yield style.removed(f"  {one.site}, {refused}")
+
+
+def _out(out: Out, style: Style) -> Iterator[str]:
+    yield f"  {out.site}: {out.layout}"
+    for name, removal in out.tables.items():
+        yield style.removed(f"    - {name}: {_removed(removal)}")
+        forward = removal.forward
+        if forward.take_back:
+            yield f"      policy of FORWARD: DROP -> ACCEPT; {forward.reason}"
+        elif forward.reason:
+            yield f"      policy of FORWARD: DROP stays; {forward.reason}"
+        for line in forward.accepts:
+            yield style.added(f"      + -A FORWARD {line}")
+
+
+def _removed(removal: Removal) -> str:
+    chains = [f"chain{'' if len(removal.chains) == 1 else 's'} {', '.join(removal.chains)}"]
+    built_in = dict.fromkeys(chain for chain, _, _ in removal.lines)
+    numbers = {c: [str(n) for chain, n, _ in removal.lines if chain == c] for c in built_in}
+    rules = [f"{c} {', '.join(found)}" for c, found in numbers.items()]
+    return "; ".join([*(chains if removal.chains else []), *rules])
+
+
+def _painted(line: str, style: Style) -> str:
+    if line.startswith("+") and not line.startswith("+++"):
+        return style.added(line)
+    if line.startswith("-") and not line.startswith("---"):
+        return style.removed(line)
+    return line
+
+
+def data(looked: Looked, *, done: bool, written: bool) -> dict[str, object]:
+    """The same for programs."""
+    plan = looked.plan
+    return {
+        "changes": bool(looked),
+        "done": done,
+        "backend": plan.backend,
+        "docker_user": [
+            {
+                "from": str(one.site),
+                "chain": chain,
+                "iptables": rule.text,
+                "nftables": rule_text(rule.json("", chain)["rule"]),
+            }
+            for one in plan.carried
+            for chain, rule in one.rules()
+        ],
+        "adopted": [{"in": str(site), "layout": layout} for site, layout in plan.adopted],
+        "out": [_out_data(out) for out in plan.out]
+        + [{"from": "nftables", "table": f"{family} {NFT_TABLE}"} for family in plan.nft],
+        "daemon_json": {"difference": list(looked.difference), "written": written},
+        "remarks": [_problem(p.where, p.message, p.hint) for p in plan.remarks],
+        "problems": [_problem(p.where, p.message, p.hint) for p in plan.problems],
+    }
+
+
+def _problem(where: str, message: str, hint: str) -> dict[str, str]:
+    return {"where": where, "message": message, "hint": hint}
+
+
+def _out_data(out: Out) -> dict[str, object]:
+    return {
+        "from": str(out.site),
+        "layout": out.layout,
+        "tables": {
+            name: {
+                "chains": list(removal.chains),
+                "rules": [{"chain": c, "number": n, "line": li} for c, n, li in removal.lines],
+                "forward_policy_taken_back": removal.forward.take_back,
+                "accepts": list(removal.forward.accepts),
+            }
+            for name, removal in out.tables.items()
+        },
+    }
+
+
+def undone(result: Undone) -> Iterator[str]:
+    """What an undo has done."""
+    for site in result.sites:
+        yield f"Docker's rules are back in {site}"
+    if result.daemon_json:
+        yield "daemon.json is as it was, but for what others changed since"
+    if result.kept:
+        yield f"left in our table: {', '.join(result.kept)}"
+    if not result.on_record:
+        yield "no rules were on record (they end with a reboot): `nftbridge remove` takes ours out"
+    yield "next: restart Docker, which makes its rules anew"

@@ -1,0 +1,160 @@
+"""Back to Docker's own rules: first these come in, then ours go out.
+
+The rules that were saved are those of the networks and containers of then. If these are others now,
+only Docker itself can make the right ones: it is restarted with its firewall on while ours are
+still in force, and then ours go out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from nftbridge import config
+from nftbridge.choice import Target
+from nftbridge.engine import Engine, state_of
+from nftbridge.errors import InputError, Problem
+from nftbridge.migrate.configuration import Configuration
+from nftbridge.migrate.exchange import Restoration
+from nftbridge.migrate.kernel import Found, Rules
+from nftbridge.migrate.plan import VARIANTS
+from nftbridge.migrate.record import Record, Saved, Store
+from nftbridge.migrate.tables import EMPTY, TABLES, Site, Table
+from nftbridge.migrate.theirs import Theirs, is_present
+from nftbridge.nft.document import Command
+from nftbridge.nft.syntax import Json
+from nftbridge.policy.rules import DOCKER_USER
+
+_BY_HAND = "put them into iptables' DOCKER-USER by hand, take them out of ours, and run this again"
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What was done: places whose rules came back, and whether daemon.json did.
+
+    `kept` is what of the user's was left in our table. Not `on_record`: there were no rules to put
+    back, after a reboot.
+    """
+
+    sites: tuple[str, ...]
+    daemon_json: bool
+    kept: tuple[str, ...] = ()
+    on_record: bool = True
+
+
+class Undoing:
+    """The way back in one network namespace."""
+
+    def __init__(self, target: Target, configuration: Configuration) -> None:
+        self._target = target
+        self._configuration = configuration
+        self._rules = Rules(target)
+        self._store = Store.of(target.state_directory, target.table, target.netns)
+
+    def run(self) -> Undone:
+        """Go back. Raises `InputError` where a user's rule, or a protection, would be lost."""
+        with self._store.held():
+            record = self._store.migration()
+            if record is None:
+                return self._without_record()
+            self._check_users(record)
+            self._store.keep(replace(record, finished=False))  # whoever migrates now goes on
+            back = self._configuration.put_back(existed=record.existed)
+            found = self._rules.found()
+            shared = record.backend in VARIANTS
+            self._check_fitting(record, found, shared=shared)
+            sites = [*self._bring_back(record, found, shared=shared)]
+            kept = self._forget() if shared else self._take_ours_out(record)
+            self._store.drop()
+        return Undone(tuple(sites), back, kept)
+
+    def _without_record(self) -> Undone:
+        """After a reboot daemon.json is all that is left to put back."""
+        if self._configuration.put_back(existed=None):
+            return Undone((), daemon_json=True, on_record=False)
+        hint = "`nftbridge remove` takes out what is ours; a restart of Docker makes its rules anew"
+        raise InputError((Problem("--undo", "no migration is on record", hint),))
+
+    def _check_users(self, record: Record) -> None:
+        """What was added to our DOCKER-USER since cannot be translated back."""
+        if record.backend in VARIANTS:
+            return
+        now = self._rules.users(record.chains)
+        if record.rules is None and len(now) == record.carried:
+            return  # a run was cut off right after it had put them in
+        carried: list[Json] = [] if record.rules is None else json.loads(record.rules)
+        if all(rule in carried for rule in now):
+            return
+        message = "of our table has other rules than were carried over; they would be lost"
+        raise InputError((Problem(DOCKER_USER, message, _BY_HAND),))
+
+    def _check_fitting(self, record: Record, found: Found, *, shared: bool) -> None:
+        """Raise `InputError` if saved rules would have to come back that no longer fit."""
+        applied = state_of(self._target).applied()
+        if applied is None or config.host_to_data(applied) == record.host:
+            return
+        gone = [s for s in record.sites if shared or not is_present(found.sites.get(s, {}))]
+        if not gone and not record.nft.keys() - found.nft.keys():
+            return
+        message = "networks or containers are others than when Docker's rules went out"
+        if shared:
+            steps = "stop Docker; `nftbridge remove`; start Docker"
+        else:
+            steps = "restart Docker, which makes its rules anew, and run this again"
+        hint = f"see that {self._configuration.path} lets it have its firewall; {steps}"
+        raise InputError((Problem("--undo", message, hint),))
+
+    def _bring_back(self, record: Record, found: Found, *, shared: bool) -> Iterable[str]:
+        host = config.host_from_data(record.host)
+        saved = (one.tables for one in record.sites.values())
+        theirs = Theirs.of(host, [*found.sites.values(), *saved])
+        missing = [text for family, text in record.nft.items() if family not in found.nft]
+        if missing:
+            self._rules.load_nft(missing)
+            yield "nftables"
+        for site, one in record.sites.items():
+            whole = shared or not is_present(found.sites.get(site, {}))
+            changed = [self._restore(site, name, one, theirs, whole=whole) for name in _BACK]
+            if any(changed):
+                yield str(site)
+
+    def _restore(self, site: Site, name: str, saved: Saved, theirs: Theirs, *, whole: bool) -> bool:
+        if name != "filter" and not whole:
+            return False
+        was = saved.tables.get(name, EMPTY)
+
+        def script(now: Table) -> str:
+            back = Restoration(name, was, now, theirs, saved.forward, whole)
+            return back.script(site.variant)
+
+        return self._rules.change(site, name, script)
+
+    def _take_ours_out(self, record: Record) -> tuple[str, ...]:
+        """Docker's rules decide already; what was carried over is in force there."""
+        if there := self._rules.users(record.chains):
+            # from here on they are to be carried over again
+            self._store.keep(replace(record, carried=len(there), rules=None, finished=False))
+            self._rules.commit(_emptied(self._target.table, record.chains))
+        engine, _ = Engine.of_last_apply(self._target, "auto")
+        return engine.remove(everything=False).kept
+
+    def _forget(self) -> tuple[str, ...]:
+        """The chains are Docker's again; nothing of ours is beside them."""
+        state = state_of(self._target)
+        with state.locked():
+            state.forget()
+        return ()
+
+
+_BACK = tuple(reversed(TABLES))
+"""filter comes last, as it went first: where it has Docker's chains, all of them are there."""
+
+
+def _emptied(table: str, chains: Iterable[str]) -> list[Command]:
+    spot = {"family": "inet", "table": table}
+    below = list(chains)
+    emptied: list[Command] = [
+        {"flush": {"chain": spot | {"name": chain}}} for chain in (DOCKER_USER, *below)
+    ]
+    return [*emptied, *({"delete": {"chain": spot | {"name": chain}}} for chain in below)]

@@ -1,0 +1,195 @@
+"""`nftbridge migrate docker` under real daemons' rules, with traffic through it all the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from tests.kernel.debian import NotAvailable
+from tests.kernel.migrate_site import RULE, TABLES, Site, Traffic, expected, site
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
+
+Tell: TypeAlias = Callable[[Site, Traffic], None]
+
+KINDS = [("28.5", "legacy"), ("28.5", "nft"), ("20.10", "legacy"), ("20.10", "nft")]
+
+
+def started(stack: ExitStack, folder: Path, *kind: str) -> Site:
+    """A site that ends with `stack`, or the test is skipped."""
+    release, variant, *options = kind
+    try:
+        return stack.enter_context(site(folder, release, variant, *options))
+    except NotAvailable as reason:
+        pytest.skip(f"Docker {release}: {reason}")
+
+
+@pytest.fixture(params=KINDS, ids=" ".join)
+def docker(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Site]:
+    """Each release under each kind of iptables."""
+    with ExitStack() as stack:
+        yield started(stack, tmp_path, *request.param)
+
+
+@pytest.fixture
+def newest(tmp_path: Path) -> Generator[Site]:
+    """Docker 28.5 on iptables-legacy."""
+    with ExitStack() as stack:
+        yield started(stack, tmp_path, "28.5", "legacy")
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Say at the end of all tests what was counted."""
+
+    def told(place: Site, traffic: Traffic) -> None:
+        record_property("storm", f"{place}, {traffic.account()}")
+
+    return told
+
+
+def test_there_and_back_in_a_storm(docker: Site, tell: Tell) -> None:
+    before = docker.saved()
+    shown = docker.migrate(status=2)
+    assert docker.saved() == before, "a plan changes nothing"
+    assert f"{RULE}\n    -> meta nfproto ipv4" in shown
+    with docker.storm() as storm:
+        traffic = Traffic(storm)
+        traffic.change(lambda: docker.migrate("--apply"))
+        assert traffic.ends[-1] == expected(docker.release)
+        assert not any("DOCKER" in text for text in docker.saved().values())
+        traffic.change(lambda: docker.migrate("--undo"))
+    tell(docker, traffic)
+    assert traffic.leaks == []
+    assert traffic.broken() == []
+    assert traffic.lost(docker, before) == []
+    assert traffic.ends[0] == traffic.ends[-1]
+    assert docker.saved() == before
+    assert "nftbridge" not in docker.run("nft", "list", "tables")
+
+
+OURS = {"legacy": ("--backend", "iptables"), "nft": ("--backend", "iptables", "--iptables", "nft")}
+"""By kind of iptables: what makes Docker's tables ours."""
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [("legacy", ("--forward-policy", "keep")), *OURS.items()],
+    ids=["policy of drop", "legacy", "nft"],
+)
+def test_where_docker_leaves_something(
+    tmp_path: Path, tell: Tell, variant: str, words: tuple[str, ...]
+) -> None:
+    """A policy of DROP that stays, and Docker's tables as ours."""
+    with ExitStack() as stack:
+        newest = started(stack, tmp_path, "28.5", variant)
+        before = newest.saved()
+        with newest.storm() as storm:
+            traffic = Traffic(storm)
+            traffic.change(lambda: newest.migrate("--apply", *words))
+            assert ":FORWARD DROP" in newest.saved()[f"iptables-{variant}-save"]
+            traffic.change(lambda: newest.migrate("--undo"))
+        tell(newest, traffic)
+        assert traffic.leaks == []
+        assert traffic.broken() == []
+        assert traffic.lost(newest, before) == []
+        assert set(traffic.ends) == {expected(newest.release)}
+        assert newest.saved() == before
+
+
+@pytest.mark.parametrize("variant", OURS)
+def test_adopting_an_older_layout(tmp_path: Path, tell: Tell, variant: str) -> None:
+    """Docker 20.10's chains become ours, table by table; its translations are not quite ours."""
+    with ExitStack() as stack:
+        oldest = started(stack, tmp_path, "20.10", variant)
+        before = oldest.saved()
+        with oldest.storm() as storm:
+            traffic = Traffic(storm)
+            traffic.change(lambda: oldest.migrate("--apply", *OURS[variant]))
+            assert traffic.ends[-1] == expected(oldest.release)
+            traffic.change(lambda: oldest.migrate("--undo"))
+        tell(oldest, traffic)
+        assert traffic.leaks == []
+        assert traffic.broken() == []
+        assert traffic.lost(oldest, before) == []
+        assert traffic.ends[0] == traffic.ends[-1]
+        program = f"iptables-{variant}-save"
+        assert oldest.saved()[program].replace(_EMPTY_RAW, "") == before[program]
+
+
+_EMPTY_RAW = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n"
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_dockers_tables_of_nftables(tmp_path: Path, tell: Tell, backend: str) -> None:
+    with ExitStack() as stack:
+        place = started(stack, tmp_path, TABLES, "legacy")
+        before = place.run("nft", "--stateless", "list", "ruleset")
+        with place.storm() as storm:
+            traffic = Traffic(storm)
+            traffic.change(lambda: place.migrate("--apply", "--backend", backend))
+            assert "docker-bridges" not in place.run("nft", "list", "tables")
+            traffic.change(lambda: place.migrate("--undo"))
+        tell(place, traffic)
+        assert traffic.leaks == []
+        assert traffic.broken() == []
+        assert traffic.lost(place, {}) == []
+        assert set(traffic.ends) == {expected(place.release)}
+        assert place.run("nft", "--stateless", "list", "ruleset") == before
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", [(), ("--backend", "iptables")], ids=["nftables", "iptables"])
+def test_killed_at_any_step_it_goes_on_or_back(
+    newest: Site, tell: Tell, words: tuple[str, ...]
+) -> None:
+    before = newest.saved()
+    newest.daemon_json.write_text(_OPTIONS)
+    forward = ("--apply", "--write", *words)
+    with newest.storm() as storm:
+        traffic = Traffic(storm)
+        step = 0
+        while traffic.change(partial(newest.killed, step, *forward)):
+            if step % 2:
+                traffic.change(lambda: newest.migrate(*forward))
+            assert newest.daemon_json.read_text() == _OPTIONS or step % 2
+            _undo(newest, traffic)
+            assert newest.saved() == before, f"killed before step {step}"
+            assert "nftbridge" not in newest.run("nft", "list", "tables")
+            assert newest.daemon_json.read_text() == _OPTIONS
+            step += 1
+        assert step > 4
+        done = newest.saved()
+        step = 0
+        while traffic.change(partial(newest.killed, step, "--undo")):
+            if step % 2:
+                traffic.change(lambda: newest.migrate(*forward))
+                assert newest.saved() == done, f"killed before step {step}"
+                assert traffic.ends[-1] == expected(newest.release)
+            else:
+                _undo(newest, traffic)
+                assert newest.saved() == before, f"killed before step {step}"
+                traffic.change(lambda: newest.migrate(*forward))
+            step += 1
+        assert step > 4
+    tell(newest, traffic)
+    assert traffic.leaks == []
+    assert traffic.broken() == []
+    assert traffic.lost(newest, before) == []
+    assert newest.saved() == before
+    assert newest.daemon_json.read_text() == _OPTIONS
+
+
+_OPTIONS = '{"live-restore": true}'
+
+
+def _undo(place: Site, traffic: Traffic) -> None:
+    """Go back, if there is anything on record."""
+    record = place.folder.glob("state/*/*/migration.json")
+    if any(record):
+        traffic.change(lambda: place.migrate("--undo"))

@@ -1,0 +1,479 @@
+"""`nftbridge migrate docker` where Docker's rules are not alone: layouts, others' rules, errors.
+
+No daemon runs: the rules are put in as Docker writes them, and what it tells of is in files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nftbridge import netns
+from nftbridge.cli import main
+from nftbridge.migrate.kernel import Rules
+from nftbridge.migrate.tables import Site, Table
+from tests.kernel.migrate_layouts import CONTAINERS, LAYOUTS, NETWORKS, NEW, OLD, TABLES
+from tests.kernel.migrate_site import KILLED, steady
+from tests.namespaces import network_namespace, nft
+from tests.unit import docker_inspect as inspect
+
+pytestmark = pytest.mark.kernel
+
+MIDDLE, LATEST = "17.12 to 27", "28.2 to 28.5"
+"""The layouts of most hosts."""
+
+
+class Place:
+    """A network namespace with Docker's rules, and what the command is to be told."""
+
+    def __init__(self, namespace: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.namespace = namespace
+        self.folder = folder
+        self._capsys = capsys
+        self.daemon_json = folder / "daemon.json"
+        self.tell()
+
+    def tell(self, containers: Iterable[object] = CONTAINERS) -> None:
+        """What Docker says of its networks and containers."""
+        (self.folder / "networks.json").write_text(json.dumps(NETWORKS))
+        (self.folder / "containers.json").write_text(json.dumps(list(containers)))
+
+    def run(self, *words: str, given: str = "") -> str:
+        """What a program says in the namespace."""
+        command = ["nsenter", f"--net=/run/netns/{self.namespace}", *words]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def make_set(self, name: str) -> None:
+        """A set for iptables' ``-m set``."""
+        pyroute2: Any = importlib.import_module("pyroute2")  # has no types
+        with netns.inside(self.namespace), pyroute2.IPSet() as sets:
+            sets.create(name, stype="hash:net")
+
+    def load(self, rules: str, program: str = "iptables-legacy") -> None:
+        """Put rules in beside those that are there."""
+        self.run(f"{program}-restore", "--noflush", given=rules)
+
+    def saved(self, program: str = "iptables-legacy") -> str:
+        """All tables in which there is anything; legacy lists that first which came last."""
+        both = (self.run(f"{p}-save") for p in (program, program.replace("ip", "ip6", 1)))
+        sections = "".join(f"{steady(text)}\n" for text in both).split("COMMIT")
+        return "".join(sorted(s.strip("\n") for s in sections if "\n-A " in s or "DROP" in s))
+
+    def forward(self) -> list[str]:
+        return self.run("iptables-legacy", "-S", "FORWARD").splitlines()
+
+    def migrate(self, *words: str, status: int = 0) -> str:
+        """What the command says, on either stream."""
+        self._capsys.readouterr()
+        found = main(self._words(*words))
+        said = "".join(self._capsys.readouterr())
+        assert found == status, said
+        return said
+
+    def killed(self, step: int, *words: str) -> bool:
+        """Run it until it is killed before that step, from 0; False if it has fewer steps."""
+        command = [sys.executable, "-c", KILLED, str(step), *self._words(*words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.returncode != 0
+
+    def ours(self) -> str:
+        """Our own DOCKER-USER."""
+        return nft(self.namespace, "list", "chain", "inet", "nftbridge", "DOCKER-USER")
+
+    def _words(self, *words: str) -> list[str]:
+        return [
+            *("migrate", "docker", *words),
+            *("--netns", self.namespace, "--state-dir", str(self.folder / "state")),
+            *("--daemon-json", str(self.daemon_json), "--wait", "200"),
+            *(() if "--undo" in words else ("--from", str(self.folder))),
+        ]
+
+
+@pytest.fixture
+def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Generator[Place]:
+    with network_namespace(forwarding=True) as name:
+        yield Place(name, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("layout", "backend"),
+    [*((layout, "nftables") for layout in LAYOUTS), *((li, "iptables") for li in (MIDDLE, LATEST))],
+)
+def test_there_and_back(place: Place, layout: str, backend: str) -> None:
+    if "--match-set" in LAYOUTS[layout]:
+        place.make_set("docker-ext-bridges-v4")
+    place.load(LAYOUTS[layout])
+    before = place.saved()
+    assert f"iptables-legacy IPv4: Docker {layout}" in place.migrate(status=2)
+    place.migrate("--apply", "--backend", backend)
+    after = place.saved()
+    assert ("DOCKER" in after) is (backend == "iptables")
+    assert "DOCKER-ISOLATION-STAGE-1 -j RETURN" not in after
+    assert "-s 172.20.0.2/32 -d 172.20.0.2/32" not in after
+    place.migrate("--apply", "--backend", backend)
+    assert place.saved() == after, "a second run changes nothing"
+    place.migrate("--undo")
+    assert place.saved() == before
+    assert "nftbridge" not in nft(place.namespace, "list", "tables")
+    assert "no migration is on record" in place.migrate("--undo", status=1)
+
+
+def test_dockers_tables_of_nftables(place: Place) -> None:
+    nft(place.namespace, "-f", "-", stdin=TABLES)
+    before = nft(place.namespace, "list", "ruleset")
+    assert "table ip docker-bridges\n  table ip6 docker-bridges\n" in place.migrate(status=2)
+    place.migrate("--apply")
+    assert "docker-bridges" not in nft(place.namespace, "list", "tables")
+    assert "nftbridge" in nft(place.namespace, "list", "tables")
+    place.migrate("--undo")
+    assert nft(place.namespace, "list", "ruleset") == before
+
+
+OTHERS = """\
+*filter
+:INPUT DROP [0:0]
+:mine - [0:0]
+-I FORWARD 1 -s 198.51.100.9/32 -j DROP
+-A FORWARD -i wg0 -j mine
+-A FORWARD -j REJECT --reject-with icmp-host-prohibited
+-A mine -o eth7 -j ACCEPT
+COMMIT
+*nat
+-A POSTROUTING -s 10.8.0.0/24 ! -o wg0 -j MASQUERADE
+-A PREROUTING -p tcp -m tcp --dport 22 -j REDIRECT --to-ports 2222
+COMMIT
+*raw
+-A PREROUTING -d 10.8.0.2/32 ! -i wg0 -j DROP
+COMMIT
+"""
+ACCEPTS = [
+    "-A FORWARD -i br-front -m comment --comment nftbridge -j ACCEPT",
+    "-A FORWARD -o br-front -m comment --comment nftbridge -j ACCEPT",
+]
+
+
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+@pytest.mark.parametrize("rules", [OLD, NEW], ids=[MIDDLE, LATEST])
+def test_rules_of_others_stay_where_they_are(place: Place, rules: str, variant: str) -> None:
+    """Those that stop what is forwarded came after Docker's accepts, and come after ours."""
+    program = f"iptables-{variant}"
+    place.load(rules, program)
+    place.load(OTHERS, program)
+    before = place.saved(program)
+    place.migrate("--apply")
+    after = place.saved(program)
+    assert "DOCKER" not in after
+    assert ":INPUT DROP" in after
+    assert ":FORWARD DROP" in after, "it may not be Docker's"
+    assert [line for line in after.splitlines() if "-A FORWARD" in line] == [
+        "-A FORWARD -s 198.51.100.9/32 -j DROP",
+        *ACCEPTS,
+        "-A FORWARD -i wg0 -j mine",
+        "-A FORWARD -j REJECT --reject-with icmp-host-prohibited",
+    ]
+    for line in ("-s 10.8.0.0/24 ! -o wg0 -j MASQUERADE", "-d 10.8.0.2/32 ! -i wg0 -j DROP"):
+        assert line in after
+    place.run(program, "-I", "FORWARD", "-s", "198.51.100.10", "-j", "DROP")
+    place.migrate("--undo")
+    later = "-A FORWARD -s 198.51.100.10/32 -j DROP\n"
+    assert later in place.saved(program)
+    assert place.saved(program).replace(later, "") == before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "forward"),
+    [
+        ("auto", ["-P FORWARD ACCEPT"]),
+        ("accept", ["-P FORWARD ACCEPT"]),
+        ("keep", ["-P FORWARD DROP", *ACCEPTS]),
+    ],
+)
+def test_the_policy_of_forward(place: Place, wanted: str, forward: list[str]) -> None:
+    place.load(NEW)
+    place.migrate("--apply", "--forward-policy", wanted)
+    assert place.forward() == forward
+    place.migrate("--undo")
+    jumps = ["-A FORWARD -j DOCKER-USER", "-A FORWARD -j DOCKER-FORWARD"]
+    assert place.forward() == ["-P FORWARD DROP", *jumps]
+
+
+def test_a_policy_of_accept_is_nobodys_business(place: Place) -> None:
+    place.load(NEW.replace(":FORWARD DROP [0:0]\n", ""))
+    assert "policy of FORWARD" not in place.migrate(status=2)
+    place.migrate("--apply")
+    place.migrate("--undo")
+    assert "-P FORWARD ACCEPT" in place.forward()
+
+
+REFUSED = {
+    "a rule of the user's that nft has no words for": (
+        "*filter\n-A DOCKER-USER -m recent --name x --set -j DROP\nCOMMIT\n",
+        "cannot be carried over to nftables",
+    ),
+    "a rule of the user's in a chain of Docker's": (
+        "*filter\n-I DOCKER 1 -s 198.51.100.9/32 -j DROP\nCOMMIT\n",
+        "rule 1 of DOCKER in filter (-s 198.51.100.9/32 -j DROP) is not one of Docker's",
+    ),
+    "a rule that leads to a chain of Docker's": (
+        "*filter\n-A INPUT -i eth9 -j DOCKER\nCOMMIT\n",
+        "rule 1 of INPUT in filter (-i eth9 -j DOCKER) jumps to a chain of Docker's",
+    ),
+    "swarm": (
+        "*filter\n:DOCKER-INGRESS - [0:0]\n-A DOCKER-INGRESS -p tcp --dport 80 -j ACCEPT\nCOMMIT\n",
+        "swarm's routing mesh publishes ports there",
+    ),
+    "a bridge that Docker does not tell of": (
+        "*filter\n-A DOCKER-BRIDGE -o lo -j DOCKER\nCOMMIT\n",
+        "bridge lo: is guarded by Docker's rules",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_would_lose_something_is_refused(place: Place, what: str) -> None:
+    rules, reason = REFUSED[what]
+    place.load(NEW)
+    place.load(rules)
+    before = place.saved()
+    for words in ((), ("--apply", "--write")):
+        assert reason in place.migrate(*words, status=1)
+    assert place.saved() == before
+    assert nft(place.namespace, "list", "tables") == ""
+    assert not place.daemon_json.exists()
+
+
+def test_two_docker_users_that_differ_are_refused(place: Place) -> None:
+    for program, address in (("iptables-legacy", "198.51.100.1"), ("iptables-nft", "198.51.100.2")):
+        place.load(NEW, program)
+        place.run(program, "-A", "DOCKER-USER", "-s", address, "-j", "DROP")
+    assert "have different rules" in place.migrate("--apply", status=1)
+    place.run("iptables-nft", "-F", "DOCKER-USER")
+    place.migrate("--apply")
+    assert "DOCKER" not in place.saved() + place.saved("iptables-nft")
+
+
+# --- DOCKER-USER ----------------------------------------------------------------------------------
+
+USERS = """\
+*filter
+:blocked - [0:0]
+-A DOCKER-USER -p tcp -m conntrack --ctorigdstport 8080 -j blocked
+-A blocked -s 198.51.100.9/32 -j DROP
+COMMIT
+"""
+
+
+def test_chains_below_docker_user_are_copied(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    before = place.saved()
+    said = place.migrate("--apply")
+    assert "chain blocked: of iptables-legacy IPv4 is copied" in said
+    assert "-A blocked -s 198.51.100.9/32 -j DROP" in place.saved(), "it is the user's"
+    ours = nft(place.namespace, "list", "table", "inet", "nftbridge")
+    assert "ip saddr 198.51.100.9 counter packets 0 bytes 0 drop" in ours
+    place.migrate("--undo")
+    assert place.saved() == before
+
+
+def test_with_iptables_docker_user_stays_as_it_is(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    place.load("*filter\n-A DOCKER-USER -m recent --name x --set -j DROP\nCOMMIT\n")
+    before = steady(place.run("iptables-legacy-save"))
+    place.migrate("--apply", "--backend", "iptables")
+    assert steady(place.run("iptables-legacy-save")) == before, "Docker's layout is ours"
+
+
+def test_undo_loses_no_rule_that_came_later(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    place.migrate("--apply")
+    after = place.saved()
+    added = ("rule", "inet", "nftbridge", "DOCKER-USER")
+    nft(place.namespace, "add", *added, "ip", "saddr", "198.51.100.1", "drop")
+    assert "other rules than were carried over" in place.migrate("--undo", status=1)
+    assert place.saved() == after
+    nft(place.namespace, "flush", "chain", *added[1:])
+    place.migrate("--undo")
+    assert "-A blocked" in place.saved()
+
+
+LATER = "-A DOCKER-USER -s 198.51.100.10/32 -j DROP"
+
+
+def test_an_idle_docker_user_stays(place: Place) -> None:
+    place.load(NEW.replace("-A FORWARD -j DOCKER-USER\n", ""))
+    place.load(USERS)
+    assert "DOCKER-USER of iptables-legacy IPv4: nothing leads there" in place.migrate(status=2)
+    place.migrate("--apply")
+    kept = [line for line in place.saved().splitlines() if line.startswith("-A DOCKER")]
+    assert kept == ["-A DOCKER-USER -p tcp -m conntrack --ctorigdstport 8080 -j blocked"]
+    assert "blocked" not in place.ours()
+
+
+def test_a_rule_that_comes_meanwhile_is_not_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a program that bans addresses, right before Docker's filter rules go out."""
+    place.load(NEW)
+    place.load(USERS)
+    real, coming = Rules.change, [LATER]
+
+    def change(rules: Rules, site: Site, name: str, script_of: Callable[[Table], str]) -> bool:
+        if coming:
+            place.run("iptables-legacy", "-I", *coming.pop().split()[1:])
+        return real(rules, site, name, script_of)
+
+    monkeypatch.setattr(Rules, "change", change)
+    assert "was changed meanwhile" in place.migrate("--apply", status=4)
+    assert LATER in place.saved()
+    place.migrate("--undo")
+    place.migrate("--apply")
+    assert "ip saddr 198.51.100.10 counter packets 0 bytes 0 drop" in place.ours()
+
+
+def test_killed_at_any_step_no_rule_is_lost(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    before = place.saved()
+    step = 0
+    while place.killed(step, "--apply", "--write"):
+        if step % 2:
+            place.migrate("--apply", "--write")
+            assert "blocked" in place.ours(), f"killed before step {step}"
+        if step:  # nothing is on record before the first one
+            place.migrate("--undo")
+        assert place.saved() == before, f"killed before step {step}"
+        assert "nftbridge" not in nft(place.namespace, "list", "tables")
+        step += 1
+    assert step > KINDS_OF_STEPS
+    step = 0
+    while place.killed(step, "--undo"):
+        place.migrate("--apply", "--write")
+        assert "blocked" in place.ours(), f"killed before step {step}"
+        assert "DOCKER" not in place.saved()
+        step += 1
+    assert step > KINDS_OF_STEPS
+    assert place.saved() == before
+
+
+KINDS_OF_STEPS = 5
+CARRIED = 3
+"""The step of a migration before which the user's rules are in our table, and on record."""
+
+
+def test_a_rule_that_comes_while_a_migration_is_cut_off(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    before = place.saved()
+    assert place.killed(CARRIED, "--apply")
+    assert "blocked" in place.ours()
+    place.run("iptables-legacy", "-I", *LATER.split()[1:])
+    assert "was changed since a migration" in place.migrate("--apply", status=1)
+    assert LATER in place.saved()
+    place.migrate("--undo")
+    assert place.saved().replace(f"{LATER}\n", "") == before
+    assert place.saved().index(LATER) < place.saved().index("-j blocked"), "it came first"
+
+
+# --- what has changed since -----------------------------------------------------------------------
+
+
+def test_rules_of_then_are_not_put_back_for_the_containers_of_now(place: Place) -> None:
+    """The address of a container that is gone may be another one's by now."""
+    place.load(NEW)
+    place.migrate("--apply")
+    after = place.saved()
+    place.tell([inspect.container("other", {"99/tcp": inspect.bound("0.0.0.0 9999")})])
+    place.migrate("--apply")
+    assert "restart Docker, which makes its rules anew" in place.migrate("--undo", status=1)
+    assert place.saved() == after
+    place.load(NEW.replace("8080", "9999"))  # as Docker does
+    now = place.saved()
+    place.migrate("--undo")
+    assert place.saved() == now
+    assert "nftbridge" not in nft(place.namespace, "list", "tables")
+
+
+def test_dockers_rules_that_come_back_go_again(place: Place) -> None:
+    place.load(NEW)
+    before = place.saved()
+    place.migrate("--apply")
+    place.load(NEW)
+    place.migrate("--apply")
+    assert "DOCKER" not in place.saved()
+    place.migrate("--undo")
+    assert place.saved() == before
+
+
+# --- daemon.json ----------------------------------------------------------------------------------
+
+OPTIONS = '{\n  "live-restore": true,\n  "log-opts": {"max-size": "10m"}\n}\n'
+
+
+def test_daemon_json_is_changed_on_request_only(place: Place) -> None:
+    place.load(NEW)
+    place.daemon_json.write_text(OPTIONS)
+    place.daemon_json.chmod(0o640)
+    assert '+  "ip6tables": false' in place.migrate("--apply")
+    assert place.daemon_json.read_text() == OPTIONS
+    place.migrate("--apply", "--write")
+    written = json.loads(place.daemon_json.read_text())
+    assert written == json.loads(OPTIONS) | {"iptables": False, "ip6tables": False}
+    assert place.daemon_json.stat().st_mode & 0o777 == 0o640
+    assert "nothing to do" in place.migrate()
+    place.migrate("--undo")
+    assert place.daemon_json.read_text() == OPTIONS
+    assert [path.name for path in place.folder.glob("daemon*")] == ["daemon.json"]
+
+
+def test_what_others_changed_in_daemon_json_since_stays(place: Place) -> None:
+    place.load(NEW)
+    place.daemon_json.write_text(OPTIONS)
+    place.migrate("--apply", "--write")
+    place.daemon_json.write_text(place.daemon_json.read_text().replace("10m", "20m"))
+    place.migrate("--undo")
+    assert place.daemon_json.read_text() == OPTIONS.replace("10m", "20m")
+
+
+def test_a_daemon_json_that_was_not_there_goes(place: Place) -> None:
+    place.load(NEW)
+    place.migrate("--apply", "--write")
+    assert place.daemon_json.exists()
+    place.migrate("--undo")
+    assert not place.daemon_json.exists()
+
+
+def test_after_a_reboot_daemon_json_is_all_there_is_to_put_back(place: Place) -> None:
+    place.load(NEW)
+    place.daemon_json.write_text(OPTIONS)
+    place.migrate("--apply", "--write")
+    for file in place.folder.glob("state/*/*/migration.json"):
+        file.unlink()
+    assert "no rules were on record" in place.migrate("--undo")
+    assert place.daemon_json.read_text() == OPTIONS
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}}', "\xff"])
+def test_a_daemon_json_that_is_none_is_named(place: Place, content: str) -> None:
+    place.load(NEW)
+    place.daemon_json.write_text(content, encoding="latin-1")
+    assert "daemon.json: is no" in place.migrate("--apply", status=1)
+    assert "DOCKER-FORWARD" in place.saved()
+
+
+def test_options_that_make_no_sense_together(place: Place) -> None:
+    assert "give --apply, too" in place.migrate("--write", status=1)
+    assert "leave --apply and --write out" in place.migrate("--undo", "--apply", status=1)
