@@ -8,7 +8,7 @@ network, because addresses are; and no two publications of a container but those
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -19,6 +19,8 @@ from nftbridge.notation import PLAIN
 
 Document: TypeAlias = Mapping[str, Any]
 _Table: TypeAlias = dict[str, Any]
+_Items: TypeAlias = list[Any]
+"""A list `publish`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +97,10 @@ def _claims(host: Host) -> set[_Claim]:
     }
 
 
-def _ports_in(network: _Table) -> Iterator[tuple[str, int]]:
-    """Protocol and number of the host ports of a network in a document."""
-    for container in network.get("container", ()):
-        for item in container.get("publish", ()):
-            found = _read(item)
-            if found.host_port is not None:
-                ports = range(found.host_port, found.host_port + found.number)
-                yield from ((found.protocol, port) for port in ports)
+def _ports_in(network: _Table) -> set[_Port]:
+    """The host ports of a network in a document."""
+    boxes = network.get("container", ())
+    return set[_Port]().union(*(_host_ports(box.get("publish", [])) for box in boxes))
 
 
 _Member: TypeAlias = tuple[str, str | Address]
@@ -188,17 +186,37 @@ def _container_parts(before: _Table, after: _Table) -> _Parts | None:
     traits = _but("publish", after)
     if _but("publish", before) != traits:
         return None
+    ours, theirs = before.get("publish", []), after.get("publish", [])
     try:
-        ours, theirs = _publications(before), _publications(after)
+        held, wanted = _publications(_beside(ours, theirs)), _publications(_beside(theirs, ours))
+        shared = held.keys() & wanted.keys()  # in other words
+        same = [*_common(theirs, ours), *(wanted[found] for found in shared)]
+        gone, come = (
+            [item for key, item in found.items() if key not in shared] for found in (held, wanted)
+        )
+        if not _openings([*gone, *come]).isdisjoint(_openings(same)):
+            return None
     except (TypeError, ValueError):
         return None
-    same = ours.keys() & theirs.keys()
-    changed = ours.keys() ^ theirs.keys()
-    if not _openings(changed).isdisjoint(_openings(same)):
-        return None
-    held, wanted = ([v for k, v in p.items() if k not in same] for p in (ours, theirs))
-    both = [value for key, value in theirs.items() if key in same]
-    return _Parts(*({**traits, "publish": items} for items in (held, wanted, both)))
+    return _Parts(*({**traits, "publish": items} for items in (gone, come, same)))
+
+
+def _common(items: _Items, others: _Items) -> _Items:
+    """The items that `others` has in the same words; raises `ValueError` if one is there twice.
+
+    Texts are compared as they are: nothing is read that a large container goes on to publish.
+    """
+    texts = [item for item in items if isinstance(item, str)]
+    if len(set(texts)) < len(texts):
+        raise ValueError(items)
+    theirs = {item for item in others if isinstance(item, str)}
+    return [text for text in texts if text in theirs]
+
+
+def _beside(items: _Items, others: _Items) -> _Items:
+    """The items that `others` does not have in the same words."""
+    texts = {item for item in others if isinstance(item, str)}
+    return [item for item in items if not isinstance(item, str) or item not in texts]
 
 
 class _Published(NamedTuple):
@@ -211,29 +229,56 @@ class _Published(NamedTuple):
     host_address: Address | None = None
 
 
-def _publications(container: _Table) -> dict[_Published, object]:
-    """Those of a container, as they are written; raises `ValueError` if one stands there twice."""
-    items = container.get("publish", [])
+def _publications(items: _Items) -> dict[_Published, object]:
+    """The items by what they say; raises `ValueError` if two say the same."""
     found = {_read(item): item for item in items}
     if len(found) < len(items):
         raise ValueError(items)
     return found
 
 
-def _openings(publications: Iterable[_Published]) -> set[tuple[str, int]]:
-    """The container ports, each with its protocol."""
-    return {
-        (found.protocol, port)
-        for found in publications
-        for port in range(found.container_port, found.container_port + found.number)
-    }
+_Port: TypeAlias = tuple[str, int]
+"""A protocol and a number."""
+
+
+def _host_ports(items: _Items) -> set[_Port]:
+    """What is taken on the host, at whatever address."""
+    plain, others = _plain_and_others(items)
+    ports = {("tcp", int(host_port)) for host_port, _ in plain}
+    ports |= {port for o in others if o.host_port is not None for port in _ports(o, o.host_port)}
+    return ports
+
+
+def _openings(items: _Items) -> set[_Port]:
+    """The container ports."""
+    plain, others = _plain_and_others(items)
+    ports = {("tcp", int(container_port)) for _, container_port in plain}
+    ports |= {port for o in others for port in _ports(o, o.container_port)}
+    return ports
+
+
+def _ports(found: _Published, first: int) -> Iterator[_Port]:
+    return ((found.protocol, first + n) for n in range(found.number))
+
+
+def _plain_and_others(items: _Items) -> tuple[list[tuple[str, str]], list[_Published]]:
+    """The items: host port and container port of plain ones, and what all others say.
+
+    Nearly all are plain, in files with thousands.
+    """
+    found = (PLAIN.fullmatch(item) if isinstance(item, str) else None for item in items)
+    plain = [(ports[1], ports[2]) for ports in found if ports is not None]
+    if len(plain) == len(items):
+        return plain, []
+    return plain, [_read(item) for item in items if not _is_plain(item)]
+
+
+def _is_plain(item: object) -> bool:
+    return isinstance(item, str) and PLAIN.fullmatch(item) is not None
 
 
 def _read(item: object) -> _Published:
     """One item of a list `publish`; raises `ValueError` if it cannot be read."""
-    plain = PLAIN.fullmatch(item) if isinstance(item, str) else None
-    if plain is not None:  # as nearly all of them are, in files with thousands
-        return _Published("tcp", int(plain[1]), int(plain[2]), 1)
     found = schema.read_item(item)
     if found is None:
         raise ValueError(item)

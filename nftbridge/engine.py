@@ -256,19 +256,19 @@ class Engine:
             done = cut_off(replace(plan, kept=kept), gone, netns)
         return done  # noqa: RET504  as above
 
-    def _commits(self, plan: Plan) -> int:
-        """How many transactions the backend makes of a plan."""
-        incremental = self._backend.incremental
-        if plan.install or incremental is None:
-            return int(bool(plan))
-        return incremental.commits(plan.removed, plan.added)
-
     def _revoked_since(
         self, held: Host | None, host: Host, plan: Plan, *, cut_short: bool
     ) -> Revoked:
         """What the way from `held` to `host` takes away from the flows that there are."""
         rows = self._backend.rows if cut_short or plan.install else None
         return revoked_since(held, host, plan, rows, self._target.netns)
+
+    def _commits(self, plan: Plan) -> int:
+        """How many transactions the backend makes of a plan."""
+        incremental = self._backend.incremental
+        if plan.install or incremental is None:
+            return int(bool(plan))
+        return incremental.commits(plan.removed, plan.added)
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 from nftbridge.model.parts import (
@@ -347,6 +348,8 @@ def _overlapping_subnets(networks: Sequence[Network]) -> Iterator[Finding]:
 
 def _colliding_publications(networks: Sequence[Network]) -> Iterator[Finding]:
     """Each pair once, though a wildcard clashes in both families."""
+    if not _any_port_twice(networks):  # nearly always the end of it
+        return
     claims: dict[tuple[Family, str], list[_Claim]] = {}
     for claim in _claims(networks):
         claims.setdefault((claim.family, claim.publication.protocol.value), []).append(claim)
@@ -356,6 +359,21 @@ def _colliding_publications(networks: Sequence[Network]) -> Iterator[Finding]:
             if pair not in seen:
                 seen.add(pair)
                 yield finding
+
+
+def _any_port_twice(networks: Sequence[Network]) -> bool:
+    """Whether any two publications name a port of one protocol, be it on different addresses."""
+    spans = sorted(
+        (publication.protocol.value, publication.host_port, publication.count)
+        for network in networks
+        for container in network.containers
+        for publication in container.publish
+        if publication.host_port is not None
+    )
+    return any(
+        protocol == other and port < first + count
+        for (protocol, first, count), (other, port, _) in pairwise(spans)
+    )
 
 
 class _Claim(NamedTuple):  # made by the thousand, which a frozen data class is too slow for

@@ -22,32 +22,40 @@ LONGEST_COMMENT = 128
 
 def wrap(commands: Iterable[Command]) -> dict[str, list[Command]]:
     """The commands as a document that ``nft -j -f`` takes."""
-    return {"nftables": [{"metainfo": {"json_schema_version": 1}}, *commands]}
+    return {"nftables": list(wrapped(commands))}
+
+
+def wrapped(commands: Iterable[Command]) -> Iterator[Command]:
+    """What such a document lists."""
+    yield {"metainfo": {"json_schema_version": 1}}
+    yield from commands
 
 
 def install(
     table: str, rows: FlatRows, outdated: Iterable[Command] = (), setting: Setting = PLAIN
-) -> list[Command]:
+) -> Iterator[Command]:
     """Everything, over an empty kernel or an older ruleset alike.
 
     DOCKER-USER is created if missing and else left as it is. Sets are emptied, not deleted, so that
     rules in DOCKER-USER may refer to them. `outdated` are deletions of chains and sets whose
-    declaration no longer fits; they come when nothing of ours refers to them any more.
+    declaration no longer fits; they come when nothing of ours refers to them any more. The elements
+    of one set are made when it is its turn: those of all would take four times their text.
     """
     parts = skeleton(setting)
-    commands: list[Command] = [{"add": {"table": {"family": "inet", "name": table}}}]
+    yield {"add": {"table": {"family": "inet", "name": table}}}
     outdated = list(outdated)
     gone = {body["name"] for c in outdated for kind, body in c["delete"].items() if kind == "chain"}
     kept = [chain for chain in parts.chains if chain.name not in gone]
-    commands += [{"add": chain.json(table)} for chain in kept]
-    commands += [
+    yield from ({"add": chain.json(table)} for chain in kept)
+    yield from (
         {"flush": {"chain": {"family": "inet", "table": table, "name": chain.name}}}
         for chain in parts.chains
         if chain.name != parts.users_chain
-    ]
-    commands += outdated
-    commands += [{"add": chain.json(table)} for chain in parts.chains if chain.name in gone]
-    return [*commands, *_sets_and_rules(table, setting), *_of_all("add", table, rows)]
+    )
+    yield from outdated
+    yield from ({"add": chain.json(table)} for chain in parts.chains if chain.name in gone)
+    yield from _sets_and_rules(table, setting)
+    yield from _of_all("add", table, rows)
 
 
 @cache
@@ -173,7 +181,7 @@ def relation_of(set_name: str) -> Relation | None:
 
 def pretty(commands: Iterable[Command]) -> str:
     """The document with a line per command and per element: JSON that people can compare."""
-    lines = (_pretty_command(command) for command in wrap(commands)["nftables"])
+    lines = (_pretty_command(command) for command in wrapped(commands))
     return '{"nftables": [\n' + ",\n".join(lines) + "\n]}"
 
 

@@ -6,14 +6,14 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 from nftbridge import netns as namespaces
 from nftbridge.errors import KernelRefusedError, UnavailableError
-from nftbridge.nft.document import Command, wrap
+from nftbridge.nft.document import Command, wrapped
 from nftbridge.nft.explain import culprit, missing_option
 from nftbridge.nft.generation import Counter, current
 from nftbridge.nft.syntax import Json
@@ -24,6 +24,7 @@ _HELD = (
     "if `nft list table inet {}` says 'flags owner', a program holds the table: its name stands"
     " there, and nobody else can change the table before it ends"
 )
+_JSON = json.JSONEncoder(check_circular=False, separators=(",", ":"))
 _PACKAGES = "install your distribution's python3-nftables, e.g. apt install python3-nftables"
 
 
@@ -58,7 +59,7 @@ class Kernel:
     def objects(self) -> list[Json] | None:
         """Everything in our table as libnftables lists it; None if there is no such table."""
         command: Command = {"list": {"table": {"family": "inet", "name": self.table}}}
-        status, output, errors = self._run([command])
+        status, output, errors = self._run(_text([command]))
         if status != 0:
             if "No such file or directory" in errors:
                 return None
@@ -98,23 +99,25 @@ class Kernel:
         if self._connection is None:
             self.commit(commands)
             return
-        status, _, errors = self._connection.writer.cmd(_text(commands))
+        document = _text(commands)
+        status, _, errors = self._connection.writer.cmd(document)
         if status != 0:
-            raise _refused(errors, "loading", self._first_refused(commands))
+            raise _refused(errors, "loading", self._first_refused(_commands(document)))
 
-    def commit(self, commands: list[Command]) -> None:
-        """Run all commands as one transaction.
+    def commit(self, commands: Iterable[Command]) -> None:
+        """Run all commands as one transaction; they are needed once, as text.
 
         Raises `KernelRefusedError` naming the first command that the kernel objects to; nothing of
         the document has happened then.
         """
-        status, _, errors = self._run(commands)
+        document = _text(commands)
+        status, _, errors = self._run(document)
         if status != 0:
-            raise _refused(errors, "loading", self._first_refused(commands))
+            raise _refused(errors, "loading", self._first_refused(_commands(document)))
 
-    def check(self, commands: list[Command]) -> None:
+    def check(self, commands: Iterable[Command]) -> None:
         """Raise what `commit` would raise; the kernel goes through it all and changes nothing."""
-        status, _, errors = self._run(commands, dry=True)
+        status, _, errors = self._run(_text(commands), dry=True)
         if status != 0:
             raise _refused(errors, "checking", None)
 
@@ -143,13 +146,12 @@ class Kernel:
         return command
 
     def _accepts(self, commands: list[Command]) -> bool:
-        return self._run(commands, dry=True)[0] == 0
+        return self._run(_text(commands), dry=True)[0] == 0
 
-    def _run(self, commands: list[Command], *, dry: bool = False) -> tuple[int, str, str]:
+    def _run(self, document: str, *, dry: bool = False) -> tuple[int, str, str]:
         _check_descriptors()
         if not _may_administer():  # or libnftables writes a line of its own to standard error
             raise _not_permitted("using nf_tables")
-        document = _text(commands)
         with namespaces.inside(self._netns):
             context = _context()
             if dry:
@@ -170,8 +172,15 @@ def trim() -> None:
         malloc_trim(0)
 
 
-def _text(commands: list[Command]) -> str:
-    return json.dumps(wrap(commands), separators=(",", ":"))
+def _text(commands: Iterable[Command]) -> str:
+    """`wrap`, written one command at a time: the largest of them has a whole set in it."""
+    return '{"nftables":[' + ",".join(map(_JSON.encode, wrapped(commands))) + "]}"
+
+
+def _commands(document: str) -> list[Command]:
+    """What `_text` was given."""
+    _, *commands = cast("list[Command]", json.loads(document)["nftables"])
+    return commands
 
 
 def check_binding() -> None:
@@ -179,7 +188,7 @@ def check_binding() -> None:
 
     Talks to no kernel.
     """
-    status, _, errors = _context().cmd(json.dumps(wrap([])))
+    status, _, errors = _context().cmd(_text([]))
     # built without JSON, it takes the document for nft's own language
     if status != 0 and "syntax error" in errors:
         raise UnavailableError("libnftables was built without JSON", hint=_PACKAGES)

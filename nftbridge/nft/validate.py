@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 from nftbridge.model import Family, interface_name_problem
+from nftbridge.model.checks import LAST_PORT
 from nftbridge.nft.lower import KernelSet
 from nftbridge.policy.flat import FlatKey, Scalar
 
@@ -39,10 +41,39 @@ def check_keys(kernel_set: KernelSet, keys: Iterable[FlatKey]) -> None:
 
 
 def _check(name: str, kind: str, values: set[Scalar]) -> None:
+    if kind == "inet_service" and values and _are_ports(values):
+        return
     fits = _FITS[kind]
     for value in values:
         if not fits(value):
             raise ValueError(f"{value!r} is no {kind}, it cannot be an element of {name}")
+
+
+def _are_ports(values: set[Scalar]) -> bool:
+    """Whether all are: there may be ten thousand of them, in each of several maps."""
+    numbers = [value for value in values if type(value) is int]  # not bool, an int as well
+    if len(numbers) < len(values):
+        return False
+    return all(1 <= extreme <= LAST_PORT for extreme in (min(numbers), max(numbers)))
+
+
+def _is_port(value: Scalar) -> bool:
+    return _are_ports({value})
+
+
+def _is_address(family: int, parser: Callable[[str], object]) -> Callable[[Scalar], bool]:
+    """Whether a value is an address in canonical form: that of the C library, or of `ipaddress`."""
+    of_ipaddress = _parsed_by(parser)
+
+    @cache
+    def fits(value: Scalar) -> bool:
+        try:
+            text = str(value)
+            return inet_ntop(family, inet_pton(family, text)) == value or of_ipaddress(value)
+        except (OSError, ValueError):  # e.g. a zero byte
+            return False
+
+    return fits
 
 
 def _parsed_by(parser: Callable[[str], object]) -> Callable[[Scalar], bool]:
@@ -61,12 +92,9 @@ def _parsed_by(parser: Callable[[str], object]) -> Callable[[Scalar], bool]:
     return fits
 
 
+@cache
 def _is_interface(value: Scalar) -> bool:
     return isinstance(value, str) and interface_name_problem(value) is None
-
-
-def _is_port(value: Scalar) -> bool:
-    return type(value) is int and 0 < value < 1 << 16  # not bool, which is an int as well
 
 
 _FITS: dict[str, Callable[[Scalar], bool]] = {
@@ -74,8 +102,8 @@ _FITS: dict[str, Callable[[Scalar], bool]] = {
     "ifname": _is_interface,
     "inet_proto": lambda value: value in _PROTOCOLS,
     "inet_service": _is_port,
-    "ipv4_addr": _parsed_by(IPv4Address),
-    "ipv6_addr": _parsed_by(IPv6Address),
+    "ipv4_addr": _is_address(AF_INET, IPv4Address),
+    "ipv6_addr": _is_address(AF_INET6, IPv6Address),
     "ipv4_addr prefix": _parsed_by(IPv4Network),
     "ipv6_addr prefix": _parsed_by(IPv6Network),
 }

@@ -180,37 +180,33 @@ def _endpoint_facts(bridge: _Bridge, address: Address) -> Iterator[Fact]:
 def _publication_facts(
     bridge: _Bridge, address: Address, publication: Publication, opened: set[tuple[str, int]]
 ) -> Iterator[Fact]:
-    protocol = publication.protocol.value
-    for offset in range(publication.count):
-        port = publication.container_port + offset
+    protocol, first = publication.protocol.value, publication.container_port
+    for port in range(first, first + publication.count):
         if (protocol, port) not in opened:
             opened.add((protocol, port))
-            yield from _opening_facts(bridge, address, protocol, port)
-        if publication.host_port is None or bridge.mode is GatewayMode.ROUTED:
-            continue  # routed: nothing of the host is translated to the container
-        outside = (protocol, publication.host_port + offset)
-        bound = publication.bound_address(bridge.family)
-        yield from _translation_facts(bridge, bound, outside, (address, port))
+            if bridge.mode is not GatewayMode.NAT_UNPROTECTED:
+                yield known.OPEN_PORTS, (bridge.name, address, protocol, port), ()
+            if bridge.mode is not GatewayMode.ROUTED and not bridge.host.userland_proxy:
+                yield known.SELF_PUBLISHED, (address, address, protocol, port), ()
+    if publication.host_port is None or bridge.mode is GatewayMode.ROUTED:
+        return  # routed: nothing of the host is translated to the container
+    bound, shift = publication.bound_address(bridge.family), first - publication.host_port
+    for port in range(publication.host_port, publication.host_port + publication.count):
+        inside = (address, port + shift)
+        if bound is not None:
+            yield from _bound_facts(bridge, bound, (protocol, port), inside)
+            continue
+        yield known.PUBLISHED_ANYWHERE, (protocol, port), inside
+        if bridge.host.userland_proxy:
+            yield known.OWN_PUBLISHED_ANYWHERE, (bridge.name, protocol, port), ()
 
 
-def _opening_facts(bridge: _Bridge, address: Address, protocol: str, port: int) -> Iterator[Fact]:
-    if bridge.mode is not GatewayMode.NAT_UNPROTECTED:
-        yield known.OPEN_PORTS, (bridge.name, address, protocol, port), ()
-    if bridge.mode is not GatewayMode.ROUTED and not bridge.host.userland_proxy:
-        yield known.SELF_PUBLISHED, (address, address, protocol, port), ()
-
-
-def _translation_facts(
-    bridge: _Bridge, bound: Address | None, outside: tuple[str, int], inside: tuple[Address, int]
+def _bound_facts(
+    bridge: _Bridge, bound: Address, outside: tuple[str, int], inside: tuple[Address, int]
 ) -> Iterator[Fact]:
-    proxy = bridge.host.userland_proxy
-    if bound is None:
-        yield known.PUBLISHED_ANYWHERE, outside, inside
-        if proxy:
-            yield known.OWN_PUBLISHED_ANYWHERE, (bridge.name, *outside), ()
-        return
+    """Of a port that is published on one address of the host."""
     yield known.PUBLISHED, (bound, *outside), inside
-    if proxy:
+    if bridge.host.userland_proxy:
         yield known.OWN_PUBLISHED, (bridge.name, bound, *outside), ()
     if bound.is_loopback and bridge.family is Family.IPV4:
         yield known.LOOPBACK_PUBLISHED, (bound, *outside), ()

@@ -86,7 +86,7 @@ def warm(*also: str) -> None:
     for module in (*_NEEDED, *also):
         with suppress(ModuleNotFoundError):  # who needs it says so, and what to install
             importlib.import_module(module)
-    document.install(defaults.TABLE, {})  # what is the same for all hosts is kept
+    list(document.install(defaults.TABLE, {}))  # what is the same for all hosts is kept
     code()  # of these modules; newer ones on the disk do not matter to this process
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -62,7 +63,7 @@ def loaded(suite: str, *inputs: str) -> list[Json]:
     return objects
 
 
-def as_json(commands: list[Command]) -> str:
+def as_json(commands: Iterable[Command]) -> str:
     return json.dumps(document.wrap(commands))
 
 
@@ -166,7 +167,7 @@ def test_a_refused_document_is_seen(suite: str) -> None:
 
 
 def test_a_missing_rule_is_seen(suite: str) -> None:
-    commands = document.install("nftbridge", rows_of(MANY))
+    commands = list(document.install("nftbridge", rows_of(MANY)))
     last = max(i for i, command in enumerate(commands) if "rule" in command.get("add", {}))
     objects = loaded(suite, as_json(commands[:last] + commands[last + 1 :]))
     assert list(read.skeleton_differences(read.parse(objects)))

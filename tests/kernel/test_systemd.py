@@ -13,7 +13,7 @@ import pytest
 from nftbridge.watch.units import made
 from tests.kernel.systemd import PATIENCE, NotAvailable, Systemd, systemd
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.daemons]
 
 BOOT, WATCH = "nftbridge.service", "nftbridge-watch.service"
 FILE = "/run/host.toml"

@@ -7,7 +7,7 @@ one) and in one thing stricter: an interval set may be flushed and filled, never
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from ipaddress import ip_network
 from typing import Any
@@ -34,7 +34,7 @@ class FakeKernel:
         self.sets: dict[str, Json] = {}
         self.elements: dict[str, dict[str, object]] = {}
 
-    def commit(self, commands: list[Command]) -> None:
+    def commit(self, commands: Iterable[Command]) -> None:
         """Run all of `commands` or none."""
         trial = deepcopy(self)
         for command in commands:

@@ -87,7 +87,7 @@ def held(kernel: FakeKernel) -> FlatRows:
 
 def reinstalled(kernel: FakeKernel, rows: FlatRows) -> list[Command]:
     listing = read.parse(kernel.listing())
-    return document.install(TABLE, rows, read.outdated(TABLE, listing))
+    return list(document.install(TABLE, rows, read.outdated(TABLE, listing)))
 
 
 def verbs(commands: list[Command]) -> list[tuple[str, str, str]]:
@@ -202,7 +202,7 @@ def test_rows_of_the_wrong_type_are_never_sent() -> None:
     with pytest.raises(ValueError, match="guarded4"):
         document.change(TABLE, NOTHING, wrong)
     with pytest.raises(ValueError, match="guarded4"):
-        document.install(TABLE, wrong)
+        list(document.install(TABLE, wrong))
 
 
 def test_what_is_wrong_in_the_kernel_can_be_deleted() -> None:

@@ -47,7 +47,7 @@ def test_a_wrong_element_is_refused(name: str, key: FlatKey, value: FlatKey) -> 
 
 def test_every_row_of_a_real_host_is_accepted() -> None:
     host = config.load("rulesets/17-many-networks/host.toml").host
-    assert document.install("nftbridge", rows_in_kernel(host))
+    assert list(document.install("nftbridge", rows_in_kernel(host)))
 
 
 def test_comments_and_names_fit() -> None:
