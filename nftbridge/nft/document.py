@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, TypeAlias
 
 from nftbridge.model import Family
@@ -53,11 +54,20 @@ def install(
     )
     yield from outdated
     yield from ({"add": chain.json(table)} for chain in parts.chains if chain.name in gone)
-    for kernel_set in parts.sets:
-        yield {"add": kernel_set.declaration.json(table)}
-        yield _flush(table, kernel_set)
-    yield from ({"add": rule.json(table)} for rule in parts.rules)
+    yield from _sets_and_rules(table, setting)
     yield from _of_all("add", table, rows)
+
+
+@cache
+def _sets_and_rules(table: str, setting: Setting) -> tuple[Command, ...]:
+    """What is the same for all hosts; the longest part of a document for a small one."""
+    parts = skeleton(setting)
+    declared = (
+        ({"add": kernel_set.declaration.json(table)}, _flush(table, kernel_set))
+        for kernel_set in parts.sets
+    )
+    rules = ({"add": rule.json(table)} for rule in parts.rules)
+    return (*(command for pair in declared for command in pair), *rules)
 
 
 def change(table: str, old: FlatRows, new: FlatRows) -> list[Command]:

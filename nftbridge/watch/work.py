@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from nftbridge import applying, config
+from nftbridge import applying, config, defaults
 from nftbridge.choice import Target
 from nftbridge.docker import names
 from nftbridge.docker.host import Inspected, clashes, joined
@@ -18,7 +18,7 @@ from nftbridge.engine import state_of
 from nftbridge.errors import InputError, NftbridgeError, Problem
 from nftbridge.model import Host
 from nftbridge.model.parts import Protection
-from nftbridge.nft import lower
+from nftbridge.nft import document
 from nftbridge.report import summary
 from nftbridge.state import code
 
@@ -86,7 +86,7 @@ def warm(*also: str) -> None:
     for module in (*_NEEDED, *also):
         with suppress(ModuleNotFoundError):  # who needs it says so, and what to install
             importlib.import_module(module)
-    lower.skeleton()  # it is kept
+    list(document.install(defaults.TABLE, {}))  # what is the same for all hosts is kept
     code()  # of these modules; newer ones on the disk do not matter to this process
 
 
