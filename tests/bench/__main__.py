@@ -18,6 +18,7 @@ from tests import readme
 from tests.bench import apply, changes, machine, packets, shown
 from tests.bench.figures import Report, Series
 from tests.bench.peers import changes as peers_changes
+from tests.bench.peers import engine
 from tests.bench.peers import packets as peers_packets
 from tests.bench.peers.box import Box, box, differing
 from tests.bench.running import CACHE, BenchError, say, sweep
@@ -79,6 +80,11 @@ PARTS: tuple[Part | PeerPart, ...] = (
         "peers-packets",
         "the same packets under the peers' rules",
         lambda b, o: peers_packets.run(b, o.rounds, o.milliseconds),
+    ),
+    PeerPart(
+        "peers-docker",
+        "Docker's containers, from their start until they answer, under its firewall and ours",
+        lambda b, o: engine.run(b, o.peer_rounds),
     ),
 )
 

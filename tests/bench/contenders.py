@@ -20,6 +20,7 @@ CONTENDERS: dict[str, Shown] = {
     "iptables-tree": Shown("nftbridge, iptables, tree", "#009e73", ours=True),
     "docker-legacy": Shown("Docker, iptables-legacy", "#d55e00"),
     "docker-nft": Shown("Docker, iptables-nft", "#e69f00"),
+    "docker-nftbridge": Shown("Docker, nftbridge", "#0072b2", ours=True),
     "netavark": Shown("netavark", "#cc79a7"),
     "netavark-range": Shown("netavark, one range", "#999933"),
     "portmap-nftables": Shown("CNI portmap, nftables", "#666666"),

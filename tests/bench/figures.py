@@ -46,6 +46,8 @@ TOPICS: dict[str, Topic] = {
         Topic("publish", "publish", "publish the ports of one container in one change", "s"),
         Topic("republish", "re-create", "re-create the container with its ports", "s"),
         Topic("networks", "networks", "make 100 networks", "s"),
+        Topic("run", "docker run", "docker run, until its first and last port answer", "s"),
+        Topic("burst", "burst", "100 containers started at once, until all answer", "s"),
     )
 }
 

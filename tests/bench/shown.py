@@ -19,6 +19,7 @@ _TITLES = {
     "packets": "Packets, one container for each port",
     "peers-changes": "Changes, beside the peers",
     "peers-packets": "Packets, all ports on one container, beside the peers",
+    "peers-docker": "Docker's containers, under its own firewall and under nftbridge",
 }
 _PLOTS = (
     ("packets", "established"),

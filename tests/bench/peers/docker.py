@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from tests.bench.peers.documents import attachment
 from tests.bench.running import BenchError, output, timed
 
 _IMAGE = "busybox:bench"
+_SERVER = (_IMAGE, "/busybox", "httpd", "-f", "-p", "80")
 _START = 30.0  # seconds
 _STOP = 60.0
 
@@ -40,9 +41,7 @@ class Docker:
         """``docker run`` with an option for each port."""
         ports = [f"--publish={host}:{port}/{kind}" for host, port, kind in hosting.published]
         what = (_IMAGE, "/busybox", "sleep", "2147483647")
-        # sleep as a container's first process ignores the usual signal, and is killed seconds later
-        options = ("--detach", "--name=web", "--stop-signal=KILL")
-        return self._timed("run", *options, *ports, *what)
+        return self._timed("run", "--detach", *_options("web"), *ports, *what)
 
     def recreate(self, hosting: Hosting) -> float:  # noqa: ARG002  the daemon remembers the ports
         """``docker restart``."""
@@ -62,6 +61,26 @@ class Docker:
     def remove_networks(self, count: int) -> None:
         """``docker network rm``."""
         self._timed("network", "rm", *(f"net{i}" for i in range(1, count + 1)))
+
+    def serve(self, name: str, publish: Sequence[str]) -> None:
+        """``docker run`` of a web server on port 80."""
+        self._timed("run", "--detach", *_options(name), *publish, *_SERVER)
+
+    def create(self, name: str, publish: Sequence[str]) -> None:
+        """The same container, not yet started."""
+        self._timed("create", *_options(name), *publish, *_SERVER)
+
+    def start(self, name: str) -> None:
+        """``docker start``."""
+        self._timed("start", name)
+
+    def remove(self, names: Sequence[str]) -> None:
+        """``docker rm``."""
+        self._timed("rm", "--force", *names)
+
+    def socket(self) -> str:
+        """The path of its socket, for the machine to open."""
+        return self.box.seen_from_outside(f"{self.folder}/socket")
 
     def container_netns(self) -> str:
         """The path of the running container's network namespace, for the machine to open."""
@@ -104,9 +123,14 @@ class Docker:
         return self.box.command(self.netns, "/usr/bin/docker", *place, *words)
 
 
+def _options(name: str) -> tuple[str, ...]:
+    """Options; a first process ignores the usual signal, and would be killed seconds later."""
+    return (f"--name={name}", "--stop-signal=KILL")
+
+
 @contextmanager
-def docker(box: Box, netns: str, iptables: str) -> Generator[Docker]:
-    """A daemon as Debian's package starts it, but for its paths; stopped afterwards."""
+def docker(box: Box, netns: str, iptables: str, options: Sequence[str] = ()) -> Generator[Docker]:
+    """A daemon as Debian's package starts it, but for its paths and `options`; stopped later."""
     folder = f"/peers/{Path(netns).name}"
     command = box.command(
         netns,
@@ -116,6 +140,7 @@ def docker(box: Box, netns: str, iptables: str) -> Generator[Docker]:
         f"--pidfile={folder}/pid",
         f"--host=unix://{folder}/socket",
         f"--cgroup-parent={CGROUP_PARENT}",
+        *options,
     )
     driver = Docker(box, netns, folder, iptables)
     with TemporaryFile("w+") as log:
