@@ -60,9 +60,8 @@ WHY: dict[str, dict[str, str]] = {
             "conntrack look-up"
         ),
         "nftables": (
-            "five hash look-ups before the accept in DOCKER-CT, of which four in raw-"
-            "PREROUTING ask about addresses that this host has none of; each hashes a whole "
-            "concatenated key"
+            "a hash look-up in raw-PREROUTING, whether the address is a container's own, and one "
+            "in DOCKER-CT before the accept; both at any size"
         ),
         "iptables": (
             "raw PREROUTING has a line for each container that publishes, and all are walked"
@@ -82,10 +81,10 @@ WHY: dict[str, dict[str, str]] = {
     "new": {
         "plain": "conntrack: a new entry, its NAT binding, and a unique tuple for it",
         "nftables": (
-            "about 27 hash look-ups and two of fib, at any size. Most ask sets that are empty"
-            " on an ordinary host (internal, routed and trusted networks, addresses of "
-            "publications, fixed SNAT): without their rules it is 1.27 times plain "
-            "forwarding. For ten ports a walk over ten rules is cheaper, and the peers win"
+            "hash look-ups and two of fib, as many at any size; those that few packets need are "
+            "behind gates. Most of the others ask sets that are empty on an ordinary host "
+            "(internal and routed networks, addresses of publications). For ten ports a walk over"
+            " ten rules is cheaper, and the peers win"
         ),
         "iptables": (
             "every published port is a rule of its own, walked until one matches: in nat and "
