@@ -45,14 +45,19 @@ def thrown_away() -> Generator[None]:
     Raises `UnavailableError` if this process may not make one.
     """
     with open("/proc/thread-self/ns/net", "rb") as before:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(_CLONE_NEWNET) != 0:
-            reason = os.strerror(ctypes.get_errno())
+        if number := unshare():
+            reason = os.strerror(number)
             raise UnavailableError(f"cannot make a network namespace: {reason}", hint=_HINT)
         try:
             yield
         finally:
             _enter(before.fileno(), "the namespace it came from")
+
+
+def unshare() -> int:
+    """Move the calling thread into a new network namespace; 0, or the error's number."""
+    libc = ctypes.CDLL(None, use_errno=True)  # os.unshare exists from Python 3.12 on
+    return 0 if libc.unshare(_CLONE_NEWNET) == 0 else ctypes.get_errno()
 
 
 def cookie() -> str:

@@ -53,10 +53,6 @@ class Table:
         """The lines of a chain; none if there is no such chain."""
         return self.chains.get(chain, ())
 
-    def builtin(self, chain: str) -> bool:
-        """Whether a chain is one of iptables' own."""
-        return chain in self.policies
-
     def data(self) -> dict[str, Any]:
         """For JSON."""
         chains = {name: list(lines) for name, lines in self.chains.items()}

@@ -5,17 +5,16 @@ A kernel that loads modules on demand keeps those that a trial has asked for.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from pathlib import Path
 
+from nftbridge import netns as namespaces
 from nftbridge.compat.tools import Tools, program_for
 from nftbridge.errors import NftbridgeError
 from nftbridge.nft.kernel import Kernel, check_binding
 from nftbridge.probe.feature import BindingTrial, Feature, NftTrial, ProgramsTrial, RestoreTrial
 from nftbridge.probe.found import Finding, Obstacle, Presence
 
-_CLONE_NEWNET = 0x40000000
 _EINVAL = 22
 _CAPABILITIES = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 21: "CAP_SYS_ADMIN"}
 """By number (include/uapi/linux/capability.h): for nft, for iptables-legacy, for the namespace."""
@@ -28,10 +27,9 @@ def enter_empty_namespace() -> Obstacle | None:
     if missing:
         hint = f"run as root, or with {', '.join(_CAPABILITIES.values())}"
         return Obstacle(f"the kernel cannot be tried without {', '.join(missing)}", hint)
-    libc = ctypes.CDLL(None, use_errno=True)  # os.unshare exists from Python 3.12 on
-    if libc.unshare(_CLONE_NEWNET) == 0:
+    number = namespaces.unshare()
+    if number == 0:
         return None
-    number = ctypes.get_errno()
     hint = "a kernel with CONFIG_NET_NS" if number == _EINVAL else "run as root, outside a sandbox"
     return Obstacle(f"cannot make a network namespace: {os.strerror(number)}", hint)
 
