@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from nftbridge.model import Family
-from nftbridge.nft.lower import PLAIN, KernelSet, Setting, elements, sets_of, skeleton
+from nftbridge.nft.lower import PLAIN, KernelSet, Setting, Skeleton, elements, sets_of, skeleton
 from nftbridge.nft.validate import check_keys, check_values
 from nftbridge.policy.flat import FlatKey, FlatRows
 from nftbridge.policy.program import Relation
@@ -54,14 +54,13 @@ def install(
     )
     yield from outdated
     yield from ({"add": chain.json(table)} for chain in parts.chains if chain.name in gone)
-    yield from _sets_and_rules(table, setting)
+    yield from _sets_and_rules(table, parts)
     yield from _of_all("add", table, rows)
 
 
 @cache
-def _sets_and_rules(table: str, setting: Setting) -> tuple[Command, ...]:
+def _sets_and_rules(table: str, parts: Skeleton) -> tuple[Command, ...]:
     """What is the same for all hosts; the longest part of a document for a small one."""
-    parts = skeleton(setting)
     declared = (
         ({"add": kernel_set.declaration.json(table)}, _flush(table, kernel_set))
         for kernel_set in parts.sets

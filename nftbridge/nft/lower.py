@@ -75,9 +75,12 @@ class KernelSet:
         return self.declaration.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Skeleton:
-    """Chains, sets and rules: everything but elements, the same for every host of one setting."""
+    """Chains, sets and rules: everything but elements, the same for every host of one setting.
+
+    Told apart by identity, since `skeleton` makes one for each setting.
+    """
 
     chains: tuple[syntax.ChainDeclaration, ...]
     users_chain: str

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nftbridge import netns as namespaces
 from nftbridge.choice import Target
 from nftbridge.compat.restore import TableState, TableText, commits
 from nftbridge.compat.tools import Tools, Variant
@@ -158,3 +159,11 @@ def test_status_says_the_layout(layout: str, namespace: str, tmp_path: Path) -> 
     said("apply", str(file), "--iptables-layout", layout)
     assert json.loads(said("status", "--json"))["iptables_layout"] == layout
     assert f"{layout} (--iptables-layout)" in said("status")
+
+
+def test_what_is_thrown_away_is_another_namespace() -> None:
+    own = Path("/proc/thread-self/ns/net")
+    before = own.readlink()
+    with namespaces.thrown_away():
+        assert own.readlink() != before
+    assert own.readlink() == before
