@@ -20,6 +20,7 @@ _FORWARDING_NAMES = {
     Family.IPV4: "net.ipv4.ip_forward",
     Family.IPV6: "net.ipv6.conf.all.forwarding",
 }
+_NAMED = 5  # networks that a message names
 _RTF_DEFAULT, _RTF_ADDRCONF = 0x10000, 0x40000  # include/uapi/linux/ipv6_route.h
 
 
@@ -107,7 +108,7 @@ def listening_interfaces() -> tuple[str, ...]:
 def _not_forwarded(host: Host, netns: str | None) -> Iterator[Shortcoming]:
     with namespaces.inside(netns):
         for family in _unforwarded(host):
-            names = ", ".join(network.name for network in host.forwarded(family))
+            names = _some([network.name for network in host.forwarded(family)])
             first = ""
             if family is Family.IPV6:
                 first = "".join(
@@ -122,6 +123,12 @@ def _not_forwarded(host: Host, netns: str | None) -> Iterator[Shortcoming]:
                 f"sysctl -w {_FORWARDING_NAMES[family]}=1",
             )
             yield Shortcoming(problem)
+
+
+def _some(names: list[str]) -> str:
+    """All of a few names; the first of many, and how many are left."""
+    left = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {left} more" if left > 0 else "")
 
 
 def _unforwarded(host: Host) -> tuple[Family, ...]:

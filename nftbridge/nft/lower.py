@@ -6,10 +6,12 @@ elements.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
+from operator import itemgetter
+from typing import Any, cast
 
 from nftbridge.model import Family, Host, Mark, Prefix, Priorities
 from nftbridge.model.parts import DOCKERS_PRIORITIES
@@ -61,12 +63,14 @@ _TRANSPORTS = Match(Meta("l4proto"), ("tcp", "udp", "sctp"))
 class KernelSet:
     """One set or map in the kernel: the rows of `relation` in `family`, value column `column`.
 
-    `family` None: rows of both families, each key starting with its family. `column` None: a set.
+    `family` None: rows of both families. `column` None: a set. `order` is where the columns of its
+    keys are in a row; the first column of a row is its family.
     """
 
     relation: Relation
     family: Family | None
     column: int | None
+    order: tuple[int, ...]
     declaration: syntax.SetDeclaration
 
     @property
@@ -144,23 +148,21 @@ def _shadows() -> Shadows:
 
 def elements(kernel_set: KernelSet, rows: dict[FlatKey, FlatKey]) -> list[object]:
     """The elements of `kernel_set` in JSON, from flat rows of its relation and family."""
-    start = 0 if kernel_set.family is None else 1
-    written: Iterable[object]
+    in_order = cast("Callable[[FlatKey], Any]", itemgetter(*kernel_set.order))
+    keys = map(in_order, rows)
+    written: Iterable[object] = keys
     if kernel_set.declaration.interval:
-        written = (_with_prefixes(key[start:]) for key in rows)
-    elif len(kernel_set.declaration.key) == 1:
-        written = (key[start] for key in rows)
-    else:
-        written = ({"concat": key[start:]} for key in rows)
+        written = ({"concat": [_interval(part) for part in key]} for key in keys)
+    elif len(kernel_set.order) > 1:
+        written = ({"concat": key} for key in keys)
     column = kernel_set.column
     if column is None:
         return list(written)
     return [[key, value[column]] for key, value in zip(written, rows.values(), strict=True)]
 
 
-def _with_prefixes(key: Sequence[Scalar]) -> object:
-    columns = [syntax.prefix(str(c)) if "/" in str(c) else c for c in key]
-    return columns[0] if len(columns) == 1 else {"concat": columns}
+def _interval(part: Scalar) -> object:
+    return syntax.prefix(str(part)) if "/" in str(part) else part
 
 
 def _declared(chain: Chain, setting: Setting) -> Iterator[syntax.ChainDeclaration]:
@@ -176,16 +178,28 @@ def _base(hook: Hook | None, priorities: Priorities) -> syntax.BaseHook | None:
 
 
 def _declare(relation: Relation, family: Family | None, column: int | None) -> KernelSet:
-    key = tuple(_type(kind, family) for kind in relation.key)
+    types = ("nf_proto", *(_type(kind, family) for kind in relation.key))
+    order = _order(relation, family)
     suffix = "" if family is None else str(family.version)
     named = "" if column is None or len(relation.value) == 1 else f"_{relation.value[column].value}"
     declaration = syntax.SetDeclaration(
         f"{relation.name}{named}{suffix}",
-        key if family is not None else ("nf_proto", *key),
+        tuple(types[place] for place in order),
         "" if column is None else _type(relation.value[column], family),
         relation.has_prefixes,
     )
-    return KernelSet(relation, family, column, declaration)
+    return KernelSet(relation, family, column, order, declaration)
+
+
+def _order(relation: Relation, family: Family | None) -> tuple[int, ...]:
+    """Rows of both families begin with theirs; it also stands behind a prefix that would be alone.
+
+    libnftables lists every set of single prefixes before it changes an element of any set (nft
+    1.0.6, NFT_CACHE_SETELEM_MAYBE), but no concatenations.
+    """
+    if relation.key == (Kind.PREFIX,):
+        return 1, 0
+    return tuple(range(0 if family is None else 1, len(relation.key) + 1))
 
 
 def _type(kind: Kind, family: Family | None) -> str:
@@ -335,8 +349,8 @@ def _translate(
 
 
 def _key(relation: Relation, fields: tuple[Field, ...], family: Family | None) -> Concatenation:
-    parts = tuple(_field(field, family) for field in fields)
-    return Concatenation(parts if relation.addressed else (Meta("nfproto"), *parts))
+    row = (Meta("nfproto"), *(_field(field, family) for field in fields))
+    return Concatenation(tuple(row[place] for place in sets_of(relation)[0].order))
 
 
 def _set(relation: Relation, family: Family | None) -> str:

@@ -189,8 +189,9 @@ def _rows_of(relation: Relation, listing: Listing) -> tuple[dict[FlatKey, FlatKe
 
 def _elements(kernel_set: KernelSet, body: Json) -> dict[FlatKey, Scalar]:
     """Key -> value of every element. Raises `ValueError` and the like for what we never put in."""
-    family = () if kernel_set.family is None else (kernel_set.family.value,)
-    declaration = kernel_set.declaration
+    declaration, order = kernel_set.declaration, kernel_set.order
+    implied = () if 0 in order or kernel_set.family is None else (kernel_set.family.value,)
+    in_order = order[0] <= order[-1]
     found: dict[FlatKey, Scalar] = {}
     for item in _listed(body.get("elem", []), of_pairs=kernel_set.column is not None):
         key, value = item if kernel_set.column is not None else (item, 0)
@@ -198,7 +199,8 @@ def _elements(kernel_set: KernelSet, body: Json) -> dict[FlatKey, Scalar]:
         parts = parts["concat"] if is_object(parts) and "concat" in parts else [parts]
         pairs = zip(parts, declaration.key, strict=True)
         columns = tuple(_scalar(p, kind, interval=declaration.interval) for p, kind in pairs)
-        found[*family, *columns] = _scalar(value, declaration.value, interval=False)
+        row = (*implied, *(columns if in_order else columns[::-1]))
+        found[row] = _scalar(value, declaration.value, interval=False)
     check_keys(kernel_set, found)
     return found
 

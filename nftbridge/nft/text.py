@@ -84,10 +84,8 @@ def _fits(kernel_set: KernelSet, key: FlatKey) -> bool:
 
 def _element(kernel_set: KernelSet, key: FlatKey, value: FlatKey) -> str:
     relation = kernel_set.relation
-    columns = [_scalar(v, kind) for v, kind in zip(key[1:], relation.key, strict=True)]
-    if kernel_set.family is None:
-        columns.insert(0, str(key[0]))
-    written = " . ".join(columns)
+    columns = [str(key[0]), *map(_scalar, key[1:], relation.key)]
+    written = " . ".join(columns[place] for place in kernel_set.order)
     if kernel_set.column is None:
         return written
     return f"{written} : {_scalar(value[kernel_set.column], relation.value[kernel_set.column])}"

@@ -33,11 +33,15 @@ def check_keys(kernel_set: KernelSet, keys: Iterable[FlatKey]) -> None:
     """The same for the columns of keys."""
     declaration = kernel_set.declaration
     columns = list(zip(*keys, strict=True))
-    if kernel_set.family is not None:
-        del columns[:1]
-    for kind, column in zip(declaration.key, columns, strict=True) if columns else ():
-        prefix = declaration.interval and kind.endswith("_addr")
-        _check(kernel_set.name, f"{kind} prefix" if prefix else kind, set(column))
+    if not columns:
+        return
+    if kernel_set.family and set(columns[0]) != {kernel_set.family.value}:
+        raise ValueError(f"a row of another family cannot be an element of {kernel_set.name}")
+    kinds = dict(zip(kernel_set.order, declaration.key, strict=True))
+    for place, column in zip(range(len(kernel_set.relation.key) + 1), columns, strict=True):
+        if kind := kinds.get(place):
+            prefix = declaration.interval and kind.endswith("_addr")
+            _check(kernel_set.name, f"{kind} prefix" if prefix else kind, set(column))
 
 
 def _check(name: str, kind: str, values: set[Scalar]) -> None:

@@ -5,7 +5,7 @@ One function per noun, each with Docker 28.5.2's condition beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple, TypeAlias
 
@@ -20,7 +20,7 @@ from nftbridge.model import (
     Publication,
 )
 from nftbridge.policy import catalogue as known
-from nftbridge.policy.program import Facts, Key, Owner, Relation, Row
+from nftbridge.policy.program import Facts, Key, Owner, Relation, Row, Value
 
 MIRRORED_INTERFACE = "loopback0"
 """What WSL2 calls the interface that mirrors Windows' loopback."""
@@ -38,15 +38,24 @@ Fact: TypeAlias = tuple[Relation, Key, Key]
 """A row without its family and owner: relation, key, value."""
 
 
+Writer: TypeAlias = Callable[[Address | Prefix], Value]
+"""How addresses stand in facts: as they are, or as text."""
+
+
+def _as_it_is(thing: Address | Prefix) -> Value:
+    return thing
+
+
 class _Bridge(NamedTuple):
     """One network in one family, with what the host options mean for it."""
 
     host: Host
     network: Network
     family: Family
-    subnet: Prefix
+    subnet: Value
     name: str
     mode: GatewayMode
+    written: Writer
 
     @property
     def proxied(self) -> bool:
@@ -81,16 +90,19 @@ class Source(NamedTuple):
         return Owner(network, container, "" if self.publication is None else str(self.publication))
 
 
-def walk(host: Host) -> Iterator[tuple[Family, Source, Iterator[Fact]]]:
+def walk(
+    host: Host, written: Writer = _as_it_is
+) -> Iterator[tuple[Family, Source, Iterator[Fact]]]:
     """The facts of a host (relation, key, value), source by source in the order of creation."""
     for family in host.families():
-        yield family, Source(), _host_facts(host, family)
+        yield family, Source(), _host_facts(host, family, written)
     for network in host.networks:
         for family in host.families():
             subnet = network.subnet(family)
             if subnet is not None:
                 mode = network.gateway_mode(family)
-                bridge = _Bridge(host, network, family, subnet, network.bridge, mode)
+                named = written(subnet)
+                bridge = _Bridge(host, network, family, named, network.bridge, mode, written)
                 yield from _walk_network(bridge)
 
 
@@ -103,17 +115,18 @@ def _walk_network(bridge: _Bridge) -> Iterator[tuple[Family, Source, Iterator[Fa
         address = container.address(family)
         if address is None:
             continue
-        yield family, Source(network, container), _endpoint_facts(bridge, address)
+        name = bridge.written(address)
+        yield family, Source(network, container), _endpoint_facts(bridge, name)
         opened: set[tuple[str, int]] = set()  # a container port published twice is opened once
         for publication in container.publish:
             if publication.covers(family):
-                facts = _publication_facts(bridge, address, publication, opened)
+                facts = _publication_facts(bridge, name, publication, opened)
                 yield family, Source(network, container, publication), facts
 
 
-def _host_facts(host: Host, family: Family) -> Iterator[Fact]:
+def _host_facts(host: Host, family: Family, written: Writer) -> Iterator[Fact]:
     if host.userland_proxy:
-        yield known.PROXIED_LOOPBACK, (_LOOPBACK[family],), ()
+        yield known.PROXIED_LOOPBACK, (written(_LOOPBACK[family]),), ()
     else:
         yield known.HAIRPINS, (), ()
     if host.userland_proxy and host.wsl2_mirrored and family is Family.IPV4:
@@ -153,7 +166,8 @@ def _internal_facts(bridge: _Bridge) -> Iterator[Fact]:
 
 
 def _source_facts(bridge: _Bridge) -> Iterator[Fact]:
-    fixed = bridge.network.snat_address(bridge.family)
+    address = bridge.network.snat_address(bridge.family)
+    fixed = None if address is None else bridge.written(address)
     if not bridge.host.userland_proxy:  # Docker: whatever the mode and masquerading
         if fixed is None:
             yield known.HAIRPIN_MASQUERADE, (bridge.name,), ()
@@ -168,7 +182,7 @@ def _source_facts(bridge: _Bridge) -> Iterator[Fact]:
             yield known.SNAT_SUBNETS, (bridge.subnet,), (fixed,)
 
 
-def _endpoint_facts(bridge: _Bridge, address: Address) -> Iterator[Fact]:
+def _endpoint_facts(bridge: _Bridge, address: Value) -> Iterator[Fact]:
     if bridge.host.allow_direct_routing or bridge.mode is not GatewayMode.NAT:
         return
     for interface in dict.fromkeys(bridge.network.trusted_host_interfaces):
@@ -178,7 +192,7 @@ def _endpoint_facts(bridge: _Bridge, address: Address) -> Iterator[Fact]:
 
 
 def _publication_facts(
-    bridge: _Bridge, address: Address, publication: Publication, opened: set[tuple[str, int]]
+    bridge: _Bridge, address: Value, publication: Publication, opened: set[tuple[str, int]]
 ) -> Iterator[Fact]:
     protocol, first = publication.protocol.value, publication.container_port
     for port in range(first, first + publication.count):
@@ -202,16 +216,17 @@ def _publication_facts(
 
 
 def _bound_facts(
-    bridge: _Bridge, bound: Address, outside: tuple[str, int], inside: tuple[Address, int]
+    bridge: _Bridge, bound: Address, outside: tuple[str, int], inside: tuple[Value, int]
 ) -> Iterator[Fact]:
     """Of a port that is published on one address of the host."""
-    yield known.PUBLISHED, (bound, *outside), inside
+    socket = (bridge.written(bound), *outside)
+    yield known.PUBLISHED, socket, inside
     if bridge.host.userland_proxy:
-        yield known.OWN_PUBLISHED, (bridge.name, bound, *outside), ()
+        yield known.OWN_PUBLISHED, (bridge.name, *socket), ()
     if bound.is_loopback and bridge.family is Family.IPV4:
-        yield known.LOOPBACK_PUBLISHED, (bound, *outside), ()
+        yield known.LOOPBACK_PUBLISHED, socket, ()
         if bridge.host.wsl2_mirrored:
-            yield known.MIRRORED_PUBLISHED, (bound, *outside, MIRRORED_INTERFACE), ()
+            yield known.MIRRORED_PUBLISHED, (*socket, MIRRORED_INTERFACE), ()
 
 
 def owners(host: Host) -> dict[Owner, int]:

@@ -178,3 +178,16 @@ def advertised(place: Place) -> None:
             return
         time.sleep(0.1)
     pytest.fail("the host takes no advertisement")
+
+
+def test_of_many_networks_a_few_are_named(
+    namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = "".join(
+        f'[[network]]\nname = "net{n}"\nbridge = "br-{n}"\nsubnets = ["10.0.{n}.0/24"]\n'
+        for n in range(8)
+    )
+    file = tmp_path / "host.toml"
+    file.write_text(f"version = 1\n{many}")
+    assert main(["apply", str(file), "--netns", namespace, "--state-dir", str(tmp_path)]) == 0
+    assert "network net0, net1, net2, net3, net4 and 3 more: the kernel" in capsys.readouterr().err

@@ -186,8 +186,10 @@ def test_interval_sets_are_flushed_and_filled_again() -> None:
     commands = document.change(TABLE, old, new)
     name = "masqueraded_subnets4"
     assert verbs(commands) == [("flush", "set", name), ("add", "element", name)]
-    prefixes = [{"prefix": {"addr": "10.0.0.0", "len": 24}}]
-    prefixes += [{"prefix": {"addr": "10.0.2.0", "len": 23}}]
+    prefixes = [
+        {"concat": [{"prefix": {"addr": "10.0.0.0", "len": 24}}, "ipv4"]},
+        {"concat": [{"prefix": {"addr": "10.0.2.0", "len": 23}}, "ipv4"]},
+    ]
     assert commands[1]["add"]["element"]["elem"] == prefixes
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from nftbridge import config
 from nftbridge.backend import RuleCounter
-from nftbridge.model import Container, Host, Network, Publication
+from nftbridge.model import Container, Family, Host, Network, Publication
 from nftbridge.nft import document, lower, read
 from nftbridge.nft.lower import KernelSet, skeleton
 from nftbridge.nft.syntax import Json, is_list, is_object
@@ -82,8 +82,13 @@ PARTS: dict[str, Any] = {
 
 def key_of(kernel_set: KernelSet) -> Any:
     """A key that could be ours."""
-    parts = [PARTS[kind] for kind in kernel_set.declaration.key]
+    parts = parts_of(kernel_set)
     return parts[0] if len(parts) == 1 else {"concat": parts}
+
+
+def parts_of(kernel_set: KernelSet) -> list[Any]:
+    known = PARTS | {"nf_proto": (kernel_set.family or Family.IPV4).value}
+    return [known[kind] for kind in kernel_set.declaration.key]
 
 
 def element(kernel_set: KernelSet, key: Any) -> Any:
@@ -213,7 +218,7 @@ def test_a_range_is_not_ours(kernel_set: KernelSet) -> None:
 
 @each_set
 def test_a_key_of_another_length_is_not_ours(kernel_set: KernelSet) -> None:
-    parts = [PARTS[kind] for kind in kernel_set.declaration.key]
+    parts = parts_of(kernel_set)
     for wrong in ([*parts, "br-b"], parts[:-1]):
         key = {"concat": wrong}
         assert complaint(kernel_set) in put(Host(), kernel_set, element(kernel_set, key))

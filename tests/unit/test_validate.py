@@ -25,6 +25,7 @@ WRONG: list[tuple[str, FlatKey, FlatKey]] = [
     ("open_ports4", ("ipv4", "br-a", "172.20.0.2", "gre", 80), ()),
     ("masqueraded_subnets4", ("ipv4", "172.20.0.1/16"), ()),
     ("masqueraded_subnets4", ("ipv4", "172.20.0.0"), ()),
+    ("masqueraded_subnets4", ("ipv6", "172.20.0.0/16"), ()),
     ("published_port4", ("ipv4", "192.0.2.1", "tcp", 80), ("172.20.0.2", "80")),
     ("published_address4", ("ipv4", "192.0.2.1", "tcp", 80), ("fd00::1", 80)),
 ]
