@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -36,7 +34,6 @@ LARGEST = Size(1, 50_000)
 """The host whose memory is measured."""
 
 _ONE_MORE = Publication(79, 9999)
-_MEMORY = "--memory"
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - as /run is: what a disk adds is not ours
 
 
@@ -128,25 +125,15 @@ def _opened(size: Size) -> Generator[Session]:
 def _memory() -> list[Series]:
     """The largest memory of a session that applies, and what it keeps."""
     with _place() as place:
-        program = [PYTHON, "-m", "tests.bench.changes", _MEMORY]
-        answer = output(["nsenter", f"--net=/run/netns/{place.netns}", *program])
+        file = place.folder / "host.toml"
+        file.write_text(dual_stack(LARGEST.networks, LARGEST.ports))
+        command = (PYTHON, "-m", "tests.bench.memory", file, place.folder / "state")
+        answer = output(["nsenter", f"--net=/run/netns/{place.netns}", *map(str, command)])
     peak, after = json.loads(answer)
     return [
         Series("session-peak", NFTABLES.name, LARGEST, (peak,)),
         Series("session-rest", NFTABLES.name, LARGEST, (after,)),
     ]
-
-
-def _memory_used() -> tuple[float, float]:
-    """Largest so far, and after an apply; in MB, of this process."""
-    with TemporaryDirectory(dir=_IN_MEMORY) as folder:
-        file = Path(folder) / "host.toml"
-        file.write_text(dual_stack(LARGEST.networks, LARGEST.ports))
-        with session.open(Target(state_directory=Path(folder) / "state"), "nftables") as opened:
-            opened.apply(config.load(str(file)).host)
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            return peak / 1e6, pages * resource.getpagesize() / 1e6
 
 
 def imports(limit: int = 12) -> list[str]:
@@ -171,7 +158,3 @@ def _place() -> Generator[_Place]:
         switches = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         output(["nsenter", f"--net=/run/netns/{name}", "sysctl", "-qw", *switches])
         yield _Place(name, Path(folder))
-
-
-if __name__ == "__main__" and _MEMORY in sys.argv:
-    print(json.dumps(_memory_used()))
