@@ -42,6 +42,12 @@ TOPICS: dict[str, Topic] = {
             "established", "established packet", "a 64-byte UDP packet of an established flow", "ns"
         ),
         Topic("new", "new flow", "a 64-byte UDP packet that starts a flow", "ns"),
+        Topic(
+            "outward",
+            "new flow outward",
+            "a 64-byte UDP packet by which a container starts a flow",
+            "ns",
+        ),
         Topic("connect", "connection", "a TCP connection, made and reset", "ns"),
         Topic("publish", "publish", "publish the ports of one container in one change", "s"),
         Topic("republish", "re-create", "re-create the container with its ports", "s"),

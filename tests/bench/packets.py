@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from tests.bench.figures import Series, Size
 from tests.bench.hosts import Hosting
 from tests.bench.layouts import LAYOUTS, Layout
 from tests.bench.running import NFTBRIDGE, PREFIX, interleaved, namespace, output, say
-from tests.bench.traffic import KINDS, Way, compiled, cost
+from tests.bench.traffic import INWARD, OUTWARD, Way, compiled, cost
 
 SIZES = tuple(Size(networks, ports) for networks in (1, 100, 1000) for ports in (10, 1000, 10000))
 ONE = Size(1, 1)
@@ -21,6 +21,7 @@ ONE = Size(1, 1)
 
 OUTSIDE = "198.18.0.1"  # RFC 2544: addresses for benchmarks; the host's, seen by the client
 _CLIENT = "198.18.0.2"
+_DISCARD = 9
 _BOGUS = "02:00:00:00:00:01"
 
 
@@ -31,7 +32,7 @@ class Contender:
     name: str
     size: Size
     way: Way
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = INWARD
 
 
 def run(rounds: int, milliseconds: int, sizes: Sequence[Size] = SIZES) -> list[Series]:
@@ -39,12 +40,13 @@ def run(rounds: int, milliseconds: int, sizes: Sequence[Size] = SIZES) -> list[S
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         program = compiled(folder)
-        contenders = [floor(stack), plain(stack)]
+        contenders = [floor(stack), plain(stack), masquerading(stack)]
         for size in sizes:
             for layout in LAYOUTS:
                 say(f"packets: {layout.name}, {size}")
                 hosting = Hosting(size, containers=size.ports)
-                contenders.append(programmed(stack, folder, layout, hosting))
+                contenders.append(found := programmed(stack, folder, layout, hosting))
+                contenders.append(replace(found, way=outward(found.way), kinds=OUTWARD))
         return measured(program, contenders, rounds, milliseconds)
 
 
@@ -88,6 +90,25 @@ def plain(stack: ExitStack) -> Contender:
     return Contender("plain", ONE, way)
 
 
+def masquerading(stack: ExitStack) -> Contender:
+    """The least that a container's own connections take: forwarding, conntrack, masquerading."""
+    way = laboratory(stack, Hosting(ONE), next(NAMES))
+    script = (
+        "add table ip plain",
+        "add chain ip plain postrouting { type nat hook postrouting priority srcnat; }",
+        "add rule ip plain postrouting oifname wan masquerade",
+    )
+    output(["nsenter", f"--net={way.host}", "nft", "-f", "-"], stdin="\n".join(script))
+    return Contender("plain", ONE, outward(way), OUTWARD)
+
+
+def outward(way: Way) -> Way:
+    """The other direction, from the container to a port of the client."""
+    if way.server is None:
+        raise ValueError("nobody is behind this way who could send")
+    return Way(way.server, way.host, way.client, _CLIENT, _DISCARD, _DISCARD)
+
+
 def floor(stack: ExitStack) -> Contender:
     """Sending to a neighbour that throws everything away: no host, no container."""
     name = next(NAMES)
@@ -102,7 +123,8 @@ def floor(stack: ExitStack) -> Contender:
         f"-n {name}-c neighbour replace {OUTSIDE} lladdr {_BOGUS} dev eth0 nud permanent",
     )
     client, host = (f"/run/netns/{name}-{part}" for part in ("c", "h"))
-    return Contender("floor", ONE, Way(client, host, None, OUTSIDE, 9, 9), ("established",))
+    way = Way(client, host, None, OUTSIDE, _DISCARD, _DISCARD)
+    return Contender("floor", ONE, way, ("established",))
 
 
 def laboratory(stack: ExitStack, hosting: Hosting, name: str) -> Way:

@@ -27,6 +27,7 @@ TARGETS: tuple[Target, ...] = (
     Target("new", "nftables", "nftables", _TEN_THOUSAND, 1.10),
     Target("established", "nftables", "plain", _against(ONE, SIZES), 1.35),
     Target("new", "nftables", "plain", _against(ONE, SIZES), 1.35),
+    Target("outward", "nftables", "plain", _against(ONE, SIZES), 1.35),
     Target("established", "iptables-tree", "iptables", _same(_MANY), 0.25),
     Target("new", "iptables-tree", "iptables", _same(_MANY), 0.25),
     Target("publish", "nftables", "portmap-nftables", _same(_THOUSAND), 1.0),

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tests.bench.running import BenchError, output
 
-KINDS = ("established", "new", "connect")
-"""What is measured on each way; traffic.c explains them."""
+INWARD = ("established", "new", "connect")
+OUTWARD = ("outward",)
+"""What is measured on each way; traffic.c explains them. A container's ``new`` is ``outward``."""
 
 _SOURCE = Path(__file__).with_name("traffic.c")
 _LOST = 0.001  # of the packets: more means that a rule drops, or that the machine cannot keep up
@@ -46,6 +47,7 @@ def cost(program: Path, way: Way, kind: str, milliseconds: int) -> float:
         kind = "floor"
     else:
         output(["nsenter", f"--net={way.host}", "conntrack", "--flush"])
+    kind = "new" if kind == "outward" else kind
     words = (way.client, way.server or "-", way.address, way.port, way.listen, milliseconds)
     answer = output([str(program), kind, *map(str, words)]).split()
     nanoseconds, sent, received = float(answer[0]), int(answer[1]), int(answer[2])

@@ -115,6 +115,15 @@ WHY: dict[str, dict[str, str]] = {
             " a port"
         ),
     },
+    "outward": {
+        "plain": "as a new flow: conntrack, a masquerading binding and a unique tuple for it",
+        "nftables": (
+            "more hash look-ups than inward, as what comes from a bridge may be for any other, and"
+            " its subnet decides on masquerading; as many at any size"
+        ),
+        "iptables": "what comes from a bridge is compared with every network, four lines for each",
+        "iptables-tree": "a path through the trees of bridges",
+    },
     "connect": {
         "plain": "socket, three packets through the stack, close; NAT once",
         "nftables": "as a new flow, then two packets of an established one",

@@ -13,8 +13,8 @@ from tests.bench import packets
 from tests.bench.figures import Size
 from tests.bench.hosts import Hosting
 from tests.bench.layouts import LAYOUTS
-from tests.bench.running import BenchError
-from tests.bench.traffic import KINDS, compiled, cost
+from tests.bench.running import BenchError, output
+from tests.bench.traffic import INWARD, OUTWARD, compiled, cost
 
 pytestmark = [
     pytest.mark.kernel,
@@ -26,11 +26,11 @@ def test_every_layout_and_kind_has_a_figure() -> None:
     size = Size(2, 4)
     found = packets.run(1, 1, [size])
     asked = {(s.topic, s.contender) for s in found if s.size == size}
-    assert asked == {(kind, layout.name) for kind in KINDS for layout in LAYOUTS}
+    assert asked == {(kind, layout.name) for kind in (*INWARD, *OUTWARD) for layout in LAYOUTS}
     assert all(value > 0 for series in found for value in series.values)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", INWARD)
 def test_traffic_that_a_rule_drops_is_no_figure(
     kind: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -41,6 +41,18 @@ def test_traffic_that_a_rule_drops_is_no_figure(
         assert cost(program, published.way, kind, 1) > 0
         with pytest.raises(BenchError):
             cost(program, replace(published.way, port=9), kind, 1)
+
+
+def test_outward_traffic_goes_through_the_rules(tmp_path: Path) -> None:
+    program = compiled(tmp_path)
+    with ExitStack() as stack:
+        published = packets.programmed(stack, tmp_path, LAYOUTS[0], Hosting(Size(1, 1)))
+        way = packets.outward(published.way)
+        assert cost(program, way, "outward", 1) > 0
+        nft = ["nsenter", f"--net={way.host}", "nft"]
+        output([*nft, "add", "rule", "inet", "nftbridge", "DOCKER-USER", "drop"])
+        with pytest.raises(BenchError):
+            cost(program, way, "outward", 1)
 
 
 def test_nothing_stays() -> None:
