@@ -17,7 +17,7 @@ from nftbridge.difference import Document, difference, stands_apart
 from nftbridge.effects import forwarded_families, may_lack_effects, missing_effects
 from nftbridge.errors import InputError, KernelRefusedError, Problem, UnavailableError
 from nftbridge.mirrored import settled
-from nftbridge.model import Host
+from nftbridge.model import Host, counted
 from nftbridge.past import Past
 from nftbridge.plan import Plan, compare
 from nftbridge.record import Record, Recorder
@@ -242,6 +242,8 @@ class Engine:
         """Look at the kernel, and change what is not as `host` declares it."""
         others = self._others()
         observed = self._observe(host)
+        if observed.present and not observed.bereft:
+            self._state.keep_belongings(observed.users)
         plan = self._way_to(host, observed)
         cut_short = bool(self._state.pending())  # maybe between the rules and the flows
         held = self._state.applied() if plan or cut_short else None
@@ -272,19 +274,28 @@ class Engine:
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:
-            self._backend.bring_to(host, observed, self.known)
+            objection = self._backend.bring_to(host, observed, self.known)
         except KernelRefusedError as refusal:
             if plan.install or self._backend.incremental is None:
                 raise
             return self._install(host, plan, refusal)
-        return plan
+        return self._without_users(plan, objection) if objection else plan
 
     def _install(self, host: Host, plan: Plan, refusal: KernelRefusedError) -> Plan:
         """After a refused change of rows: everything, once. Whoever reads the plan learns why."""
         reason = f"the kernel refused to change rows alone ({refusal.reason})"
-        everything = Observation(present=True, rows={}, differences=(reason,))
-        self._backend.bring_to(host, everything, self.known)
-        return replace(plan, install=(reason,), retried=reason)
+        users = self._state.belongings()
+        everything = Observation(present=True, rows={}, differences=(reason,), users=users)
+        objection = self._backend.bring_to(host, everything, self.known)
+        plan = replace(plan, install=(reason,), retried=reason)
+        return self._without_users(plan, objection) if objection else plan
+
+    def _without_users(self, plan: Plan, objection: str) -> Plan:
+        """What was done, when the kernel has refused to take back what was the user's."""
+        rules = counted(self._state.belongings().rules, "rule")
+        hint = f"mend {self._state.lose_belongings()} and load it with `nft -j -f`"
+        lost = f"{rules} of yours could not be put back: {objection}\n    hint: {hint}"
+        return replace(plan, put_back=0, lost=lost)
 
     def _generation(self) -> int | None:
         incremental = self._backend.incremental
@@ -353,11 +364,13 @@ class Engine:
         return takeover.others(self._backend, self._target, self._state, self.known)
 
     def _observe(self, *wanted: Host) -> Observation:
-        return self._backend.observe(lambda: [*self.known(), *wanted])
+        found = self._backend.observe(lambda: [*self.known(), *wanted])
+        return replace(found, users=self._state.belongings()) if found.bereft else found
 
     def _way_to(self, host: Host, observed: Observation) -> Plan:
         wanted = self._backend.rows(host)
-        return compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
+        plan = compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
+        return replace(plan, put_back=observed.users.rules) if observed.bereft else plan
 
 
 def state_of(target: Target) -> Past:

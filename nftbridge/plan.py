@@ -30,9 +30,11 @@ class Plan:
     """What a transaction would do; `install` says why chains and rules are put in anew, if so.
 
     `kept` is what of the user's was left behind by a backend that is no longer used; `retried` says
-    why everything was put in anew where rows ought to have sufficed. `ended` counts the connections
-    that were ended afterwards, since nothing lets them pass any more; `unended` says why they could
-    not be. `held_host` and `wanted_host`, where known, tell whose rows they are.
+    why everything was put in anew where rows ought to have sufficed. `put_back` counts the user's
+    rules that come back with a table which others took away; `lost` says why they could not.
+    `ended` counts the connections that were ended afterwards, since nothing lets them pass any
+    more; `unended` says why they could not be. `held_host` and `wanted_host`, where known, tell
+    whose rows they are.
     """
 
     install: tuple[str, ...] = ()
@@ -40,6 +42,8 @@ class Plan:
     added: FlatRows = field(default_factory=dict[Relation, dict[FlatKey, FlatKey]])
     kept: tuple[str, ...] = ()
     retried: str = ""
+    put_back: int = 0
+    lost: str = ""
     ended: int = 0
     unended: str = ""
     held_host: Host | None = field(default=None, repr=False)

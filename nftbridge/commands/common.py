@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # imported only by the functions that need them
     from nftbridge.choice import Choice, Target
     from nftbridge.engine import Engine
     from nftbridge.firewalld.steps import Steps
+    from nftbridge.plan import Plan
     from nftbridge.style import Style
 
 CHANGES = 2
@@ -62,6 +63,14 @@ def warn_of_trial(engine: Engine) -> None:
     trial = engine.trial()
     if trial is not None:
         print(f"nftbridge: warning: the last apply is {trial}", file=sys.stderr)
+
+
+def warn_of_plan(done: Plan) -> None:
+    """What an apply has come upon."""
+    from nftbridge.report import remarks
+
+    for remark in remarks(done):
+        print(f"nftbridge: warning: {remark}", file=sys.stderr)
 
 
 def of_firewalld(steps: Steps | None) -> Iterator[str]:

@@ -19,6 +19,7 @@ from nftbridge.commands.common import (
     target,
     wanted,
     warn,
+    warn_of_plan,
     warn_of_trial,
 )
 from nftbridge.errors import InputError, UnavailableError
@@ -26,7 +27,6 @@ from nftbridge.errors import InputError, UnavailableError
 if TYPE_CHECKING:  # imported only by the functions that need them
     from nftbridge.applying import Applied
     from nftbridge.engine import Engine
-    from nftbridge.plan import Plan
 
 _NOTHING = "nothing to do: {} is as {} declares it"
 
@@ -67,7 +67,7 @@ def apply(options: Namespace) -> int:
         print_json(_applied_data(done))
     else:
         print_lines(_applied_text(done, options))
-    _warn_of_plan(done.plan)
+    warn_of_plan(done.plan)
     return 0
 
 
@@ -149,6 +149,7 @@ def _applied_data(done: Applied) -> dict[str, object]:
         "firewalld": list(done.beside.lines()) if done.beside else [],
         "trial": trial_data(done.engine.trial()),
         "connections_ended": done.plan.ended,
+        "lost": done.plan.lost,
     }
 
 
@@ -166,12 +167,3 @@ def _applied_text(done: Applied, options: Namespace) -> Iterator[str]:
         yield ended(done.plan)
     for phrase in done.plan.kept:
         yield f"left behind by the other backend: {phrase}"
-
-
-def _warn_of_plan(done: Plan) -> None:
-    from nftbridge.report import unended
-
-    if done.retried:
-        print(f"nftbridge: warning: {done.retried}, so all was put in anew", file=sys.stderr)
-    if done.unended:
-        print(f"nftbridge: warning: {unended(done)}", file=sys.stderr)

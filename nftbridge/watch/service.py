@@ -290,8 +290,11 @@ class Service:
             self._say_held(outcome)
             if not outcome.held:
                 self._say_rejected(outcome)
-        if lane is self._names:
-            self._say_names(outcome)
+        if lane is not self._changes:  # what is put back, and what is done for names, is news
+            for warning in outcome.warnings:
+                self._log.say(Level.WARNING, "warning", text=warning)
+        if lane is self._names:  # what failed is tried again, with what has come since
+            self._nameless = (self._being_named if outcome.error else {}) | self._nameless
         if outcome.error:
             ends = (starting and lane is self._changes) or self._end is not None
             again = {} if ends else {"retry_in": lane.gathering.failed(finished.reasons, now)}
@@ -323,12 +326,6 @@ class Service:
             self._log.say(Level.INFO, "accepted", file=self._declared.file or "")
         if outcome.rejected or not outcome.error:
             self._rejected = found if outcome.rejected else ("", "")
-
-    def _say_names(self, outcome: Outcome) -> None:
-        """What failed is tried again, with what has come since."""
-        for warning in outcome.warnings:
-            self._log.say(Level.WARNING, "warning", text=warning)
-        self._nameless = (self._being_named if outcome.error else {}) | self._nameless
 
     def _say_held(self, outcome: Outcome) -> None:
         """Once for each reason."""

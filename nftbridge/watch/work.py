@@ -19,7 +19,7 @@ from nftbridge.errors import InputError, NftbridgeError, Problem
 from nftbridge.model import Host
 from nftbridge.model.parts import Protection
 from nftbridge.nft import document
-from nftbridge.report import summary
+from nftbridge.report import remarks, summary
 from nftbridge.state import code
 
 _NEEDED = (
@@ -220,12 +220,11 @@ def _of(applied: applying.Applied, warnings: Iterable[Problem]) -> Outcome:
     said = [summary(plan)] if plan else []
     said += [f"left behind by the other backend: {phrase}" for phrase in plan.kept]
     said += [f"firewalld: {line.strip()}" for line in beside.lines()] if beside else []
-    retried = (f"{plan.retried}, so all was put in anew",) if plan.retried else ()
     return Outcome(
         done="; ".join(said),
         place=applied.engine.place,
         backend=applied.engine.backend,
-        warnings=(*map(str, warnings), *retried),
+        warnings=(*map(str, warnings), *remarks(plan)),
     )
 
 
