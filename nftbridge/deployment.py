@@ -7,6 +7,7 @@ from typing import Self
 
 from nftbridge.choice import Target, choose
 from nftbridge.config import Source
+from nftbridge.effects import turn
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, NftbridgeError, PartlyAppliedError, Problem
 from nftbridge.history import Kept
@@ -82,6 +83,9 @@ class Deployment(Engine):
         trial = self._state.trial()
         if trial is not None:
             self._state.keep_undone()
+            turn(
+                trial.switched, self._target.netns, on=False
+            )  # on again if it was asked for before
         with self._state.aside():
             plan = self._go_to_nothing() if kept.host is None else self._go_to(kept.host)
         if trial is None:

@@ -14,7 +14,15 @@ from nftbridge.config import Source
 from nftbridge.conntrack.apply import cut_off, revoked_by_rows, revoked_since
 from nftbridge.conntrack.revoked import Revoked
 from nftbridge.difference import Document, difference, stands_apart
-from nftbridge.effects import forwarded_families, may_lack_effects, missing_effects
+from nftbridge.effects import (
+    Switch,
+    forwarded_families,
+    may_lack_effects,
+    missing_effects,
+    to_switch_on,
+    turn,
+    unforwarded,
+)
 from nftbridge.errors import InputError, KernelRefusedError, Problem, UnavailableError
 from nftbridge.mirrored import settled
 from nftbridge.model import Host, counted
@@ -87,7 +95,8 @@ class Engine:
         host = settled(host, self._target.netns)
         plan = self._way_to(host, self._observe(host))
         leaving = [f"what {o.name} holds is taken out afterwards" for o in self._others()]
-        plan = replace(plan, install=(*plan.install, *leaving))
+        install, forwarding = (*plan.install, *leaving), to_switch_on(host, self._target.netns)
+        plan = replace(plan, install=install, forwarding=forwarding)
         return replace(plan, held_host=self._state.applied()) if plan.removed else plan
 
     def apply(self, host: Host, source: Source | None = None) -> Plan:
@@ -170,9 +179,20 @@ class Engine:
         record = Record.of(host, source if host is declared else None)
         start = self._generation()
         plan = self._short_way(record.document, start)
-        if plan is not None:
-            return self._go_short(plan, lambda: host, record, start)
-        return self._go_long(host, record, start)
+        if plan is None:
+            plan = self._go_long(host, record, start)
+        else:
+            plan = self._go_short(plan, lambda: host, record, start)
+        return replace(plan, forwarding=self._forward(host))
+
+    def _forward(self, host: Host) -> tuple[Switch, ...]:
+        """Switch on the forwarding that `host` asks for, now that the rules are in."""
+        switches = to_switch_on(host, self._target.netns)
+        trial = self._state.trial() if switches else None
+        if trial is not None:
+            self._state.set_trial(replace(trial, switched=(*trial.switched, *switches)))
+        turn(switches, self._target.netns, on=True)
+        return switches
 
     def _is_as_recorded(self, generation: int | None) -> bool:
         """Whether the kernel must still be at what was last applied."""
@@ -330,7 +350,7 @@ class Engine:
         found = [(self._observe(host), host) for host in self.known()]
         left = tuple(f"{other.name} holds rules as well" for other in self._others())
         if found:
-            ways = [(seen, replace(self._way_to(h, seen), held_host=h)) for seen, h in found]
+            ways = [(seen, self._drift(h, seen)) for seen, h in found]
             seen, drift = min(ways, key=lambda way: bool(way[1]))
             return seen, replace(drift, install=(*drift.install, *left)) if left else drift
         observed = self._observe()
@@ -339,6 +359,11 @@ class Engine:
         there = "there are rules, but" if observed.present else "nothing is here, and"
         unlike = observed.differences[:1] if observed.present else ()
         return observed, Plan(install=(f"{there} no apply is on record", *unlike))
+
+    def _drift(self, host: Host, seen: Observation) -> Plan:
+        """What would bring the kernel from what was seen to `host`, which may be in it."""
+        forwarding = unforwarded(host, self._target.netns)
+        return replace(self._way_to(host, seen), held_host=host, forwarding=forwarding)
 
     def remove(self, *, everything: bool) -> Removal:
         """Take out all that is ours; rules in DOCKER-USER stay unless `everything`."""

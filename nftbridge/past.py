@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,15 +67,17 @@ class Past(State):
 
         A trial under way is prolonged, and goes back to where it would have (RFC 6241, 8.4.1).
         """
-        if self.trial() is None:
+        before = self.trial()
+        if before is None:
             record = self._record()
             if record is None:
                 self._write("folded.json", {"removed": True})
             self.forget_undone()
             with self._reported():
-                before = self._folder / "before.json"
-                history.preserve(record or self._folder / "folded.json", before)
-        self.set_trial(Trial.lasting(seconds, self._boot, watchdog))
+                record = record or self._folder / "folded.json"
+                history.preserve(record, self._folder / "before.json")
+        switched = () if before is None else before.switched
+        self.set_trial(replace(Trial.lasting(seconds, self._boot, watchdog), switched=switched))
 
     def undone(self) -> Host | None:
         """What was last on trial, if that was gone back from and nothing was applied since."""

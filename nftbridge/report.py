@@ -31,14 +31,21 @@ def plan_text(plan: Plan, style: Style) -> Iterator[str]:
             line = f"{row.relation.name:<24} {_row_text(row)}"
             painted = style.added(f"  + {line}") if row.added else style.removed(f"  - {line}")
             yield painted + style.aside(_belongs(row.owner))
+    if plan.forwarding:
+        yield style.title("forwarding")
+    for switch in plan.forwarding:
+        note = '   (left to you by ip_forward = "check")' if switch.by_hand else ""
+        yield style.added(f"  + {switch}") + style.aside(note)
     yield summary(plan)
 
 
 def summary(plan: Plan) -> str:
     """A plan in a line."""
-    rows = f"{counted(plan.count_added, 'row')} added, {counted(plan.count_removed, 'row')} removed"
-    yours = f", {counted(plan.put_back, 'rule')} of yours put back" if plan.put_back else ""
-    return f"chains and rules installed, {rows}{yours}" if plan.install else rows
+    parts = ["chains and rules installed"] if plan.install else []
+    parts += [f"{counted(plan.count_added, 'row')} added"]
+    parts += [f"{counted(plan.count_removed, 'row')} removed"]
+    parts += [f"{counted(plan.put_back, 'rule')} of yours put back"] if plan.put_back else []
+    return ", ".join([*parts, *map(str, plan.forwarding)])
 
 
 def ended(plan: Plan) -> str:
@@ -71,6 +78,7 @@ def plan_data(plan: Plan) -> dict[str, object]:
         "added": [_row_data(row) for row in rows if row.added],
         "removed": [_row_data(row) for row in rows if not row.added],
         "put_back": plan.put_back,
+        "forwarding": list(map(str, plan.forwarding)),
     }
 
 

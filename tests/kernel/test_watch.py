@@ -63,7 +63,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Generator[Place]:
-    with network_namespace() as name:
+    with network_namespace(forwarding=True) as name:
         yield Place(name, tmp_path)
 
 
