@@ -32,14 +32,6 @@ _PATIENCE = 10.0  # seconds that a process which applies has to come to its end 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONLY_RULES, _ONLY_FIREWALLD = frozenset((Reason.RULES,)), frozenset((Reason.FIREWALLD,))
 _ONLY_TRIAL = frozenset((Reason.TRIAL,))
-_OF_DOCKER = (
-    "nftbridge.conntrack.flows",
-    "pyroute2",
-    "pyroute2.netlink.exceptions",
-    "pyroute2.netlink.nfnetlink.nfctsocket",
-)
-"""Wanted when a container ends that had connections, and slow to import."""
-
 _IPTABLES = ("raw", "mangle", "filter", "nat")
 
 
@@ -53,7 +45,7 @@ def serve(
     if file == "-":
         hint = "give a .toml or .json file, or a folder"
         raise InputError((Problem("FILE", "standard input cannot be watched", hint),))
-    work.warm(*(() if docker is None else _OF_DOCKER))
+    work.warm()
     gc.enable()  # the command line goes without, since other commands end soon
     manager = Manager(os.environ)
     if as_json:

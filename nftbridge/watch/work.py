@@ -26,12 +26,15 @@ _NEEDED = (
     "hashlib",
     "nftables",
     "nftbridge.compat.backend",
+    "nftbridge.conntrack.flows",
     "nftbridge.conntrack.judge",
     "nftbridge.conntrack.kernel",
     "nftbridge.firewalld.guard",
     "nftbridge.nft.backend",
+    "pyroute2",
     "tomli",
 )
+"""What an apply or a repair may want."""
 
 _MUTE = "Docker's name server does not serve these containers"
 _PROGRAMS = "it needs the iptables programs: install them, and restart the containers"
@@ -81,9 +84,9 @@ class Outcome:
     SOFTWARE_FAILURE: ClassVar[int] = 70  # EX_SOFTWARE of sysexits.h
 
 
-def warm(*also: str) -> None:
+def warm() -> None:
     """Import now what every forked process would have to import; nothing of libnftables is run."""
-    for module in (*_NEEDED, *also):
+    for module in _NEEDED:
         with suppress(ModuleNotFoundError):  # who needs it says so, and what to install
             importlib.import_module(module)
     list(document.install(defaults.TABLE, {}))  # what is the same for all hosts is kept
