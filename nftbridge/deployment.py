@@ -83,9 +83,8 @@ class Deployment(Engine):
         trial = self._state.trial()
         if trial is not None:
             self._state.keep_undone()
-            turn(
-                trial.switched, self._target.netns, on=False
-            )  # on again if it was asked for before
+            # before the rules, which switch it on again if the host before asks for it
+            turn(trial.switched, self._target.netns, on=False)
         with self._state.aside():
             plan = self._go_to_nothing() if kept.host is None else self._go_to(kept.host)
         if trial is None:

@@ -147,7 +147,7 @@ class Past(State):
         found = body.get("nftables") if body.get("boot") == self._boot else None
         listed = cast("list[object]", found) if isinstance(found, list) else []
         commands = (cast("dict[str, Any]", item) for item in listed if isinstance(item, dict))
-        return Belongings(tuple(command for command in commands if "add" in command))
+        return Belongings(tuple(c for c in commands if isinstance(c.get("add"), dict)))
 
     def keep_belongings(self, found: Belongings) -> None:
         """Record that this is what the user has in the table."""
