@@ -109,11 +109,11 @@ class IptablesBackend:
             )
             yield Shortcoming(problem)
 
-    def bring_to(self, host: Host, observed: Observation, known: KnownHosts) -> None:
+    def bring_to(self, host: Host, observed: Observation, known: KnownHosts) -> str:
         """Test every script, then commit table by table, nothing ever more open than both ends.
 
-        Raises `KernelRefusedError` if the first is refused (nothing was changed then), and
-        `PartlyAppliedError` if a later one is.
+        DOCKER-USER is left to its user. Raises `KernelRefusedError` if the first is refused
+        (nothing was changed then), and `PartlyAppliedError` if a later one is.
         """
         del observed  # what counts is what is there when we hold the lock
         hosts = [*known(), host]
@@ -130,6 +130,7 @@ class IptablesBackend:
                 elif held.present:
                     steps += commits(family, held.states(), _nothing(held, keep_users=True))
             self._commit(steps)
+        return ""
 
     def remove(self, known: KnownHosts, *, everything: bool) -> list[str]:
         """Take out our chains and lines; DOCKER-USER stays if it has rules, unless `everything`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from nftbridge.choice import Target
 from nftbridge.config import Source
 from nftbridge.deployment import Deployment
-from nftbridge.effects import check_forwarding, enable_forwarding
+from nftbridge.effects import check_forwarding
 from nftbridge.engine import Engine
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.firewalld import presence
@@ -120,5 +120,5 @@ def _around(
     with guard.around(target.netns, engine.known, host) as beside:
         warn(beside.warnings)
         done = rules(engine)
-    warn(enable_forwarding(host, target.netns))
+    warn(switch.turned_on() for switch in done.forwarding)
     return Applied(engine, done, beside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from nftbridge.effects import Shortcoming
 from nftbridge.model import Host
@@ -23,12 +23,33 @@ class RuleCounter:
 
 
 @dataclass(frozen=True, slots=True)
+class Belongings:
+    """What is the user's in a table of ours, as libnftables' commands that make it anew.
+
+    The rules in DOCKER-USER, and the chains, sets, counters and so on that nftbridge did not make.
+    """
+
+    commands: tuple[dict[str, Any], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.commands)
+
+    @property
+    def rules(self) -> int:
+        """How many rules are among it."""
+        return sum("rule" in command["add"] for command in self.commands)
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What a kernel holds of ours.
 
     `differences` says how chains, sets and rules deviate from what they ought to be (empty: only
     rows can differ); `rules` counts ours, `user_rules` those in DOCKER-USER; `foreign` names what
     others put beside them. `layout` is the shape of iptables' chains ("": nothing has one).
+
+    `users` is what there is of the user's that ends with the table. Without DOCKER-USER (`bereft`)
+    nobody can tell, and it may be given what is known from before.
     """
 
     present: bool
@@ -38,6 +59,8 @@ class Observation:
     user_rules: int = 0
     foreign: tuple[str, ...] = ()
     layout: str = ""
+    users: Belongings = field(default=Belongings(), repr=False)
+    bereft: bool = False
     counters: tuple[RuleCounter, ...] = field(default=(), repr=False)
 
 
@@ -105,8 +128,12 @@ class Backend(Protocol):
         """What this kernel cannot do for `host` though the rest is applied, and what that costs."""
         ...
 
-    def bring_to(self, host: Host, observed: Observation, known: KnownHosts) -> None:
-        """Bring the kernel from what was observed to `host`."""
+    def bring_to(self, host: Host, observed: Observation, known: KnownHosts) -> str:
+        """Bring the kernel from what was observed to `host`.
+
+        Where DOCKER-USER has to be made, what was the user's goes back with it. Returns why that
+        could not be; the rest is done all the same.
+        """
         ...
 
     def remove(self, known: KnownHosts, *, everything: bool) -> Iterable[str]:

@@ -7,6 +7,7 @@ from typing import Self
 
 from nftbridge.choice import Target, choose
 from nftbridge.config import Source
+from nftbridge.effects import turn
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, NftbridgeError, PartlyAppliedError, Problem
 from nftbridge.history import Kept
@@ -82,6 +83,8 @@ class Deployment(Engine):
         trial = self._state.trial()
         if trial is not None:
             self._state.keep_undone()
+            # before the rules, which switch it on again if the host before asks for it
+            turn(trial.switched, self._target.netns, on=False)
         with self._state.aside():
             plan = self._go_to_nothing() if kept.host is None else self._go_to(kept.host)
         if trial is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,33 @@ class Shortcoming:
         return f'{self.problem}, or accept_missing = ["{self.protection}"] in [host]'
 
 
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Forwarding that a host needs and the kernel does not do.
+
+    `listening` are the interfaces that have to be told to go on listening to routers: a host that
+    takes its IPv6 default route from advertisements would lose it. Apply switches nothing that is
+    to be done `by_hand`.
+    """
+
+    family: Family
+    listening: tuple[str, ...] = ()
+    by_hand: bool = False
+
+    def __str__(self) -> str:
+        kept = f", accept_ra=2 on {', '.join(self.listening)}" if self.listening else ""
+        return f"{_FORWARDING_NAMES[self.family]}=1{kept}"
+
+    def turned_on(self) -> Problem:
+        """What is to be said of it afterwards."""
+        return Problem(
+            "host",
+            f"{self} was set: the host now routes between all its interfaces, and these rules guard"
+            " the bridges of the host file only",
+            "see `nftbridge doctor` for what else is in the way",
+        )
+
+
 def bridges_filtered(netns: str | None = None) -> frozenset[Family]:
     """The families whose packets within one bridge are shown to netfilter (module br_netfilter)."""
     with namespaces.inside(netns):
@@ -51,40 +79,44 @@ def missing_effects(host: Host, netns: str | None = None) -> Iterator[Shortcomin
         yield from _not_forwarded(host, netns)
 
 
+def unforwarded(host: Host, netns: str | None = None) -> tuple[Switch, ...]:
+    """The forwarding that a network of `host` needs and the kernel does not do."""
+    by_hand = host.ip_forward is not IpForward.ENABLE
+    with namespaces.inside(netns):
+        return tuple(
+            Switch(f, listening_interfaces() if f is Family.IPV6 else (), by_hand)
+            for f in forwarded_families(host)
+            if not namespaces.forwards(f)
+        )
+
+
+def to_switch_on(host: Host, netns: str | None = None) -> tuple[Switch, ...]:
+    """That of it which `host` asks to be switched on."""
+    return unforwarded(host, netns) if host.ip_forward is IpForward.ENABLE else ()
+
+
 def check_forwarding(host: Host, netns: str | None = None) -> None:
     """Raise `UnavailableError` if forwarding shall be switched on and this process cannot."""
-    if host.ip_forward is not IpForward.ENABLE:
-        return
     with namespaces.inside(netns):
-        for family in _unforwarded(host):
-            if not os.access(namespaces.FORWARDING[family], os.W_OK):
-                name = _FORWARDING_NAMES[family]
-                hint = f'run as root, or set {name}=1 elsewhere and write ip_forward = "check"'
-                raise UnavailableError(f"{name} cannot be written here", hint=hint)
+        for switch in to_switch_on(host):
+            if not os.access(namespaces.FORWARDING[switch.family], os.W_OK):
+                raise _not_writable(switch.family)
 
 
-def enable_forwarding(host: Host, netns: str | None = None) -> Iterator[Problem]:
-    """Switch on the forwarding that `host` needs, if it asks for that; says what was done.
+def turn(switches: Iterable[Switch], netns: str | None = None, *, on: bool) -> None:
+    """Switch forwarding on, when the rules are in and not before, or off as it was.
 
-    To be called when the rules are in: not before may anything be forwarded. A host that takes its
-    IPv6 default route from a router's advertisements would lose it; such interfaces are told to go
-    on listening.
+    Raises `UnavailableError` if that is not possible.
     """
-    if host.ip_forward is not IpForward.ENABLE:
-        return
     with namespaces.inside(netns):
-        for family in _unforwarded(host):
-            listening = listening_interfaces() if family is Family.IPV6 else ()
-            for name in listening:
-                _accept_ra(name).write_text("2")
-            namespaces.FORWARDING[family].write_text("1")
-            kept = f"; accept_ra=2 on {', '.join(listening)}" if listening else ""
-            yield Problem(
-                "host",
-                f"{_FORWARDING_NAMES[family]}=1 was set{kept}: the host now routes between all its"
-                " interfaces, and these rules guard the bridges of the host file only",
-                "see `nftbridge doctor` for what else is in the way",
-            )
+        for switch in switches:
+            try:
+                for name in switch.listening:
+                    with suppress(FileNotFoundError):  # the interface is gone
+                        _accept_ra(name).write_text("2" if on else "1")
+                namespaces.FORWARDING[switch.family].write_text("1" if on else "0")
+            except OSError as error:
+                raise _not_writable(switch.family) from error
 
 
 def listening_interfaces() -> tuple[str, ...]:
@@ -106,23 +138,20 @@ def listening_interfaces() -> tuple[str, ...]:
 
 
 def _not_forwarded(host: Host, netns: str | None) -> Iterator[Shortcoming]:
-    with namespaces.inside(netns):
-        for family in _unforwarded(host):
-            names = _some([network.name for network in host.forwarded(family)])
-            first = ""
-            if family is Family.IPV6:
-                first = "".join(
-                    f"sysctl -w net.ipv6.conf.{name.replace('.', '/')}.accept_ra=2 && "
-                    for name in listening_interfaces()
-                )
-            problem = Problem(
-                f"network {names}",
-                f"the kernel forwards no {family.label}: containers reach nobody outside their"
-                " bridge, and published ports do not answer",
-                f'write ip_forward = "enable" in [host], or: {first}'
-                f"sysctl -w {_FORWARDING_NAMES[family]}=1",
-            )
-            yield Shortcoming(problem)
+    for switch in unforwarded(host, netns):
+        names = _some([network.name for network in host.forwarded(switch.family)])
+        first = "".join(
+            f"sysctl -w net.ipv6.conf.{name.replace('.', '/')}.accept_ra=2 && "
+            for name in switch.listening
+        )
+        problem = Problem(
+            f"network {names}",
+            f"the kernel forwards no {switch.family.label}: containers reach nobody outside their"
+            " bridge, and published ports do not answer",
+            f'write ip_forward = "enable" in [host], or: {first}'
+            f"sysctl -w {_FORWARDING_NAMES[switch.family]}=1",
+        )
+        yield Shortcoming(problem)
 
 
 def _some(names: list[str]) -> str:
@@ -131,9 +160,10 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {left} more" if left > 0 else "")
 
 
-def _unforwarded(host: Host) -> tuple[Family, ...]:
-    """Families in which a network needs forwarding and the kernel does none."""
-    return tuple(f for f in forwarded_families(host) if not namespaces.forwards(f))
+def _not_writable(family: Family) -> UnavailableError:
+    name = _FORWARDING_NAMES[family]
+    hint = f'run as root, or set {name}=1 elsewhere and write ip_forward = "check"'
+    return UnavailableError(f"{name} cannot be written here", hint=hint)
 
 
 def forwarded_families(host: Host) -> tuple[Family, ...]:

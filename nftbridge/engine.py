@@ -14,10 +14,18 @@ from nftbridge.config import Source
 from nftbridge.conntrack.apply import cut_off, revoked_by_rows, revoked_since
 from nftbridge.conntrack.revoked import Revoked
 from nftbridge.difference import Document, difference, stands_apart
-from nftbridge.effects import forwarded_families, may_lack_effects, missing_effects
+from nftbridge.effects import (
+    Switch,
+    forwarded_families,
+    may_lack_effects,
+    missing_effects,
+    to_switch_on,
+    turn,
+    unforwarded,
+)
 from nftbridge.errors import InputError, KernelRefusedError, Problem, UnavailableError
 from nftbridge.mirrored import settled
-from nftbridge.model import Host
+from nftbridge.model import Host, counted
 from nftbridge.past import Past
 from nftbridge.plan import Plan, compare
 from nftbridge.record import Record, Recorder
@@ -87,7 +95,8 @@ class Engine:
         host = settled(host, self._target.netns)
         plan = self._way_to(host, self._observe(host))
         leaving = [f"what {o.name} holds is taken out afterwards" for o in self._others()]
-        plan = replace(plan, install=(*plan.install, *leaving))
+        install, forwarding = (*plan.install, *leaving), to_switch_on(host, self._target.netns)
+        plan = replace(plan, install=install, forwarding=forwarding)
         return replace(plan, held_host=self._state.applied()) if plan.removed else plan
 
     def apply(self, host: Host, source: Source | None = None) -> Plan:
@@ -170,9 +179,20 @@ class Engine:
         record = Record.of(host, source if host is declared else None)
         start = self._generation()
         plan = self._short_way(record.document, start)
-        if plan is not None:
-            return self._go_short(plan, lambda: host, record, start)
-        return self._go_long(host, record, start)
+        if plan is None:
+            plan = self._go_long(host, record, start)
+        else:
+            plan = self._go_short(plan, lambda: host, record, start)
+        return replace(plan, forwarding=self._forward(host))
+
+    def _forward(self, host: Host) -> tuple[Switch, ...]:
+        """Switch on the forwarding that `host` asks for, now that the rules are in."""
+        switches = to_switch_on(host, self._target.netns)
+        trial = self._state.trial() if switches else None
+        if trial is not None:
+            self._state.set_trial(replace(trial, switched=(*trial.switched, *switches)))
+        turn(switches, self._target.netns, on=True)
+        return switches
 
     def _is_as_recorded(self, generation: int | None) -> bool:
         """Whether the kernel must still be at what was last applied."""
@@ -242,6 +262,8 @@ class Engine:
         """Look at the kernel, and change what is not as `host` declares it."""
         others = self._others()
         observed = self._observe(host)
+        if observed.present and not observed.bereft:
+            self._state.keep_belongings(observed.users)
         plan = self._way_to(host, observed)
         cut_short = bool(self._state.pending())  # maybe between the rules and the flows
         held = self._state.applied() if plan or cut_short else None
@@ -272,19 +294,28 @@ class Engine:
 
     def _bring_to(self, host: Host, observed: Observation, plan: Plan) -> Plan:
         try:
-            self._backend.bring_to(host, observed, self.known)
+            objection = self._backend.bring_to(host, observed, self.known)
         except KernelRefusedError as refusal:
             if plan.install or self._backend.incremental is None:
                 raise
             return self._install(host, plan, refusal)
-        return plan
+        return self._without_users(plan, objection) if objection else plan
 
     def _install(self, host: Host, plan: Plan, refusal: KernelRefusedError) -> Plan:
         """After a refused change of rows: everything, once. Whoever reads the plan learns why."""
         reason = f"the kernel refused to change rows alone ({refusal.reason})"
-        everything = Observation(present=True, rows={}, differences=(reason,))
-        self._backend.bring_to(host, everything, self.known)
-        return replace(plan, install=(reason,), retried=reason)
+        users = self._state.belongings()
+        everything = Observation(present=True, rows={}, differences=(reason,), users=users)
+        objection = self._backend.bring_to(host, everything, self.known)
+        plan = replace(plan, install=(reason,), retried=reason)
+        return self._without_users(plan, objection) if objection else plan
+
+    def _without_users(self, plan: Plan, objection: str) -> Plan:
+        """What was done, when the kernel has refused to take back what was the user's."""
+        rules = counted(self._state.belongings().rules, "rule")
+        hint = f"mend {self._state.lose_belongings()} and load it with `nft -j -f`"
+        lost = f"{rules} of yours could not be put back: {objection}\n    hint: {hint}"
+        return replace(plan, put_back=0, lost=lost)
 
     def _generation(self) -> int | None:
         incremental = self._backend.incremental
@@ -319,7 +350,7 @@ class Engine:
         found = [(self._observe(host), host) for host in self.known()]
         left = tuple(f"{other.name} holds rules as well" for other in self._others())
         if found:
-            ways = [(seen, replace(self._way_to(h, seen), held_host=h)) for seen, h in found]
+            ways = [(seen, self._drift(h, seen)) for seen, h in found]
             seen, drift = min(ways, key=lambda way: bool(way[1]))
             return seen, replace(drift, install=(*drift.install, *left)) if left else drift
         observed = self._observe()
@@ -328,6 +359,11 @@ class Engine:
         there = "there are rules, but" if observed.present else "nothing is here, and"
         unlike = observed.differences[:1] if observed.present else ()
         return observed, Plan(install=(f"{there} no apply is on record", *unlike))
+
+    def _drift(self, host: Host, seen: Observation) -> Plan:
+        """What would bring the kernel from what was seen to `host`, which may be in it."""
+        forwarding = unforwarded(host, self._target.netns)
+        return replace(self._way_to(host, seen), held_host=host, forwarding=forwarding)
 
     def remove(self, *, everything: bool) -> Removal:
         """Take out all that is ours; rules in DOCKER-USER stay unless `everything`."""
@@ -353,11 +389,13 @@ class Engine:
         return takeover.others(self._backend, self._target, self._state, self.known)
 
     def _observe(self, *wanted: Host) -> Observation:
-        return self._backend.observe(lambda: [*self.known(), *wanted])
+        found = self._backend.observe(lambda: [*self.known(), *wanted])
+        return replace(found, users=self._state.belongings()) if found.bereft else found
 
     def _way_to(self, host: Host, observed: Observation) -> Plan:
         wanted = self._backend.rows(host)
-        return compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
+        plan = compare(observed.rows, wanted, install=observed.differences, wanted_host=host)
+        return replace(plan, put_back=observed.users.rules) if observed.bereft else plan
 
 
 def state_of(target: Target) -> Past:

@@ -3,20 +3,30 @@
 ``history`` has the last ten records that were replaced. While an apply waits to be confirmed,
 ``trial.json`` says until when, and ``before.json`` is what was applied before it. ``undone.json``
 is what was on trial and was gone back from, until another host is applied.
+
+``docker-user.json`` is what the user had in the table when that was last looked at, in words that
+``nft -j -f`` takes. It counts in the boot in which it was made.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from nftbridge import history
+from nftbridge.backend import Belongings
 from nftbridge.errors import InputError, Problem
 from nftbridge.history import Kept
 from nftbridge.model import Host
 from nftbridge.state import State
 from nftbridge.trial import CONFIRM, ROLLBACK, Process, Trial
+
+_BELONGINGS = "docker-user.json"
+_LOST = "docker-user.lost.json"
 
 
 class Past(State):
@@ -57,15 +67,17 @@ class Past(State):
 
         A trial under way is prolonged, and goes back to where it would have (RFC 6241, 8.4.1).
         """
-        if self.trial() is None:
+        before = self.trial()
+        if before is None:
             record = self._record()
             if record is None:
                 self._write("folded.json", {"removed": True})
             self.forget_undone()
             with self._reported():
-                before = self._folder / "before.json"
-                history.preserve(record or self._folder / "folded.json", before)
-        self.set_trial(Trial.lasting(seconds, self._boot, watchdog))
+                record = record or self._folder / "folded.json"
+                history.preserve(record, self._folder / "before.json")
+        switched = () if before is None else before.switched
+        self.set_trial(replace(Trial.lasting(seconds, self._boot, watchdog), switched=switched))
 
     def undone(self) -> Host | None:
         """What was last on trial, if that was gone back from and nothing was applied since."""
@@ -80,8 +92,7 @@ class Past(State):
 
     def forget_undone(self) -> None:
         """Record that it is of no interest any more."""
-        with self._reported():
-            (self._folder / "undone.json").unlink(missing_ok=True)
+        self._drop("undone.json")
 
     def trial_file(self) -> Path:
         """The file that is there as long as something is on trial."""
@@ -92,9 +103,8 @@ class Past(State):
         if trial is not None:
             self._write(self.trial_file().name, trial.data())
             return
-        with self._reported():
-            self.trial_file().unlink(missing_ok=True)
-            (self._folder / "before.json").unlink(missing_ok=True)
+        self._drop(self.trial_file().name)
+        self._drop("before.json")
 
     def keep_trial(self) -> None:
         """Record that what is on trial is there to stay, and can be gone back like any other."""
@@ -130,6 +140,33 @@ class Past(State):
             yield
         finally:
             self._aside = False
+
+    def belongings(self) -> Belongings:
+        """What the user had in the table when that was last looked at, in this boot."""
+        body = self._body(_BELONGINGS)
+        found = body.get("nftables") if body.get("boot") == self._boot else None
+        listed = cast("list[object]", found) if isinstance(found, list) else []
+        commands = (cast("dict[str, Any]", item) for item in listed if isinstance(item, dict))
+        return Belongings(tuple(c for c in commands if isinstance(c.get("add"), dict)))
+
+    def keep_belongings(self, found: Belongings) -> None:
+        """Record that this is what the user has in the table."""
+        if not found:
+            self._drop(_BELONGINGS)
+        elif found != self.belongings():
+            self._write(_BELONGINGS, {"boot": self._boot, "nftables": [*found.commands]})
+
+    def lose_belongings(self) -> Path:
+        """Put them away, since they cannot be put back; where they are then."""
+        lost = self._folder / _LOST
+        with self._reported():
+            os.replace(self._folder / _BELONGINGS, lost)
+        return lost
+
+    def forget(self) -> None:
+        """What was removed on purpose does not come back with the next apply."""
+        super().forget()
+        self._drop(_BELONGINGS)
 
     def log(self, line: str) -> None:
         """Add a line to the file that the watchdog of a trial writes to."""

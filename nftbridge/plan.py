@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from nftbridge.effects import Switch
 from nftbridge.model import Host
 from nftbridge.policy.derive import derive
 from nftbridge.policy.flat import FlatKey, FlatRows, flat_key
@@ -30,9 +31,12 @@ class Plan:
     """What a transaction would do; `install` says why chains and rules are put in anew, if so.
 
     `kept` is what of the user's was left behind by a backend that is no longer used; `retried` says
-    why everything was put in anew where rows ought to have sufficed. `ended` counts the connections
-    that were ended afterwards, since nothing lets them pass any more; `unended` says why they could
-    not be. `held_host` and `wanted_host`, where known, tell whose rows they are.
+    why everything was put in anew where rows ought to have sufficed. `forwarding` is what
+    is switched on when the rules are in. `put_back` counts the user's
+    rules that come back with a table which others took away; `lost` says why they could not.
+    `ended` counts the connections that were ended afterwards, since nothing lets them pass any
+    more; `unended` says why they could not be. `held_host` and `wanted_host`, where known, tell
+    whose rows they are.
     """
 
     install: tuple[str, ...] = ()
@@ -40,13 +44,20 @@ class Plan:
     added: FlatRows = field(default_factory=dict[Relation, dict[FlatKey, FlatKey]])
     kept: tuple[str, ...] = ()
     retried: str = ""
+    forwarding: tuple[Switch, ...] = ()
+    put_back: int = 0
+    lost: str = ""
     ended: int = 0
     unended: str = ""
     held_host: Host | None = field(default=None, repr=False)
     wanted_host: Host | None = field(default=None, repr=False)
 
     def __bool__(self) -> bool:
-        return bool(self.install or self.removed or self.added)
+        return bool(self.install or self.removed or self.added or self.forwarding)
+
+    def of_rules(self) -> Plan:
+        """Of that what rules are about."""
+        return replace(self, forwarding=())
 
     @property
     def count_removed(self) -> int:

@@ -31,13 +31,21 @@ def plan_text(plan: Plan, style: Style) -> Iterator[str]:
             line = f"{row.relation.name:<24} {_row_text(row)}"
             painted = style.added(f"  + {line}") if row.added else style.removed(f"  - {line}")
             yield painted + style.aside(_belongs(row.owner))
+    if plan.forwarding:
+        yield style.title("forwarding")
+    for switch in plan.forwarding:
+        note = '   (left to you by ip_forward = "check")' if switch.by_hand else ""
+        yield style.added(f"  + {switch}") + style.aside(note)
     yield summary(plan)
 
 
 def summary(plan: Plan) -> str:
     """A plan in a line."""
-    rows = f"{counted(plan.count_added, 'row')} added, {counted(plan.count_removed, 'row')} removed"
-    return f"chains and rules installed, {rows}" if plan.install else rows
+    parts = ["chains and rules installed"] if plan.install else []
+    parts += [f"{counted(plan.count_added, 'row')} added"]
+    parts += [f"{counted(plan.count_removed, 'row')} removed"]
+    parts += [f"{counted(plan.put_back, 'rule')} of yours put back"] if plan.put_back else []
+    return ", ".join([*parts, *map(str, plan.forwarding)])
 
 
 def ended(plan: Plan) -> str:
@@ -47,13 +55,18 @@ def ended(plan: Plan) -> str:
     return f"{counted(plan.ended, 'connection')} {reason} {'was' if one else 'were'} ended"
 
 
-def unended(plan: Plan) -> str:
-    """Why an apply could not end connections, and what to do about it."""
-    hint = "`conntrack -D` ends them; see what is there with `conntrack -L`"
-    return (
-        "the rules are in, but connections that are no longer allowed may go on:"
-        f" {plan.unended}\n    hint: {hint}"
-    )
+def remarks(plan: Plan) -> Iterator[str]:
+    """What went otherwise than it should have, and what to do about it."""
+    if plan.retried:
+        yield f"{plan.retried}, so all was put in anew"
+    if plan.lost:
+        yield plan.lost
+    if plan.unended:
+        hint = "`conntrack -D` ends them; see what is there with `conntrack -L`"
+        yield (
+            "the rules are in, but connections that are no longer allowed may go on:"
+            f" {plan.unended}\n    hint: {hint}"
+        )
 
 
 def plan_data(plan: Plan) -> dict[str, object]:
@@ -64,6 +77,8 @@ def plan_data(plan: Plan) -> dict[str, object]:
         "install": list(plan.install),
         "added": [_row_data(row) for row in rows if row.added],
         "removed": [_row_data(row) for row in rows if not row.added],
+        "put_back": plan.put_back,
+        "forwarding": list(map(str, plan.forwarding)),
     }
 
 

@@ -193,8 +193,7 @@ class State:
 
     def drop_unsettled(self) -> None:
         """Record that nothing is left of any transaction that was announced and not settled."""
-        with self._reported():
-            (self._folder / "pending.json").unlink(missing_ok=True)
+        self._drop("pending.json")
 
     def is_on_trial(self) -> bool:
         """Whether an apply may be waiting to be confirmed; `Past` knows more."""
@@ -226,8 +225,7 @@ class State:
 
     def unmark(self) -> None:
         """Record that the kernel has to be looked at."""
-        with self._reported():
-            (self._folder / "mark.json").unlink(missing_ok=True)
+        self._drop("mark.json")
 
     def forget(self) -> None:
         """Record that what was applied has been removed on purpose."""
@@ -318,6 +316,10 @@ class State:
         """Free what has been read and is large."""
         self._bodies.clear()
         self._parsed = (None, None)
+
+    def _drop(self, name: str) -> None:
+        with self._reported():
+            (self._folder / name).unlink(missing_ok=True)
 
     def _write(self, name: str, content: dict[str, object]) -> None:
         body = {"format": _FORMAT, "nftbridge": __version__} | content

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from nftbridge.effects import Switch
+from nftbridge.model import Family
+
 CONFIRM = "`nftbridge confirm` keeps it"
 ROLLBACK = "`nftbridge rollback` goes back now"
 
@@ -34,12 +37,16 @@ class Process(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """`deadline` is in seconds of `now`, `until` the same for people; `boot` tells boots apart."""
+    """`deadline` is in seconds of `now`, `until` the same for people; `boot` tells boots apart.
+
+    `switched` is the forwarding that was switched on since it began, and goes off if it is undone.
+    """
 
     deadline: float
     until: str
     boot: str | None
     watchdog: Process
+    switched: tuple[Switch, ...] = ()
 
     @classmethod
     def lasting(cls, seconds: float, boot: str | None, watchdog: Process) -> Trial:
@@ -52,7 +59,12 @@ class Trial:
         """What `data` made; None for anything else."""
         try:
             watchdog = Process(*map(int, data["watchdog"]))
-            return cls(float(data["deadline"]), str(data["until"]), data["boot"], watchdog)
+            switched = tuple(
+                Switch(Family(found["family"]), tuple(map(str, found["listening"])))
+                for found in data["switched"]
+            )
+            deadline, until = float(data["deadline"]), str(data["until"])
+            return cls(deadline, until, data["boot"], watchdog, switched)
         except (KeyError, TypeError, ValueError):
             return None
 

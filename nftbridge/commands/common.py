@@ -17,7 +17,9 @@ if TYPE_CHECKING:  # imported only by the functions that need them
     from nftbridge.choice import Choice, Target
     from nftbridge.engine import Engine
     from nftbridge.firewalld.steps import Steps
+    from nftbridge.plan import Plan
     from nftbridge.style import Style
+    from nftbridge.trial import Trial
 
 CHANGES = 2
 """Exit status when there is a difference, or something wrong."""
@@ -57,11 +59,20 @@ def warn(warnings: Iterable[Problem]) -> None:
         print(f"nftbridge: warning: {warning}", file=sys.stderr)
 
 
-def warn_of_trial(engine: Engine) -> None:
-    """What is there now may not stay."""
+def warned_of_trial(engine: Engine) -> Trial | None:
+    """The apply that waits to be confirmed, said: what is there now may not stay."""
     trial = engine.trial()
     if trial is not None:
         print(f"nftbridge: warning: the last apply is {trial}", file=sys.stderr)
+    return trial
+
+
+def warn_of_plan(done: Plan) -> None:
+    """What an apply has come upon."""
+    from nftbridge.report import remarks
+
+    for remark in remarks(done):
+        print(f"nftbridge: warning: {remark}", file=sys.stderr)
 
 
 def of_firewalld(steps: Steps | None) -> Iterator[str]:

@@ -19,14 +19,14 @@ from nftbridge.commands.common import (
     target,
     wanted,
     warn,
-    warn_of_trial,
+    warn_of_plan,
+    warned_of_trial,
 )
 from nftbridge.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:  # imported only by the functions that need them
     from nftbridge.applying import Applied
     from nftbridge.engine import Engine
-    from nftbridge.plan import Plan
 
 _NOTHING = "nothing to do: {} is as {} declares it"
 
@@ -34,21 +34,21 @@ _NOTHING = "nothing to do: {} is as {} declares it"
 def plan(options: Namespace) -> int:
     """Show what apply would change."""
     from nftbridge.firewalld import guard
-    from nftbridge.report import plan_data, plan_text
+    from nftbridge.report import plan_data, plan_text, trial_data
 
     host = load(options)
     engine = _engine(options)
     warn(engine.shortcomings(host))
-    warn_of_trial(engine)
+    trial = warned_of_trial(engine)
     planned, beside = engine.plan(host), guard.steps(options.netns, engine.known, host)
     warn(beside.warnings)
     if options.json:
         changes = {"changes": bool(planned or beside), "firewalld": list(beside.lines())}
-        print_json(plan_data(planned) | changes)
+        print_json(plan_data(planned) | changes | {"trial": trial_data(trial)})
     else:
         print_lines(plan_text(planned, style()))
         print_lines(of_firewalld(beside))
-    return CHANGES if planned or beside else 0
+    return CHANGES if planned or beside or trial else 0
 
 
 def apply(options: Namespace) -> int:
@@ -67,19 +67,19 @@ def apply(options: Namespace) -> int:
         print_json(_applied_data(done))
     else:
         print_lines(_applied_text(done, options))
-    _warn_of_plan(done.plan)
+    warn_of_plan(done.plan)
     return 0
 
 
 def verify(options: Namespace) -> int:
     """Compare the kernel with what was last applied."""
-    from nftbridge.report import plan_data, plan_text, summary
+    from nftbridge.report import plan_data, plan_text, summary, trial_data
 
     engine, _ = engine_of_last_apply(options)
     drift = engine.verify()
-    warn_of_trial(engine)
+    trial = warned_of_trial(engine)
     if options.json:
-        print_json(plan_data(drift))
+        print_json(plan_data(drift) | {"trial": trial_data(trial)})
     elif options.quiet:
         if drift:
             print(f"{engine.place} is not as last applied: {summary(drift)} would mend it")
@@ -88,7 +88,8 @@ def verify(options: Namespace) -> int:
         print_lines(plan_text(drift, style()))
     else:
         print(f"{engine.place} is as last applied")
-    return CHANGES if drift else 0
+    forsaken = trial is not None and not trial.guarded()
+    return CHANGES if drift or forsaken else 0
 
 
 def status(options: Namespace) -> int:
@@ -149,6 +150,7 @@ def _applied_data(done: Applied) -> dict[str, object]:
         "firewalld": list(done.beside.lines()) if done.beside else [],
         "trial": trial_data(done.engine.trial()),
         "connections_ended": done.plan.ended,
+        "lost": done.plan.lost,
     }
 
 
@@ -166,12 +168,3 @@ def _applied_text(done: Applied, options: Namespace) -> Iterator[str]:
         yield ended(done.plan)
     for phrase in done.plan.kept:
         yield f"left behind by the other backend: {phrase}"
-
-
-def _warn_of_plan(done: Plan) -> None:
-    from nftbridge.report import unended
-
-    if done.retried:
-        print(f"nftbridge: warning: {done.retried}, so all was put in anew", file=sys.stderr)
-    if done.unended:
-        print(f"nftbridge: warning: {unended(done)}", file=sys.stderr)

@@ -15,6 +15,7 @@ from nftbridge.commands.common import (
     target,
     wanted,
     warn,
+    warn_of_plan,
 )
 from nftbridge.errors import InputError, Problem, UnavailableError
 
@@ -57,6 +58,7 @@ def rollback(options: Namespace) -> int:
         warn(engine.shortcomings(kept.host))
     with guard.around(options.netns, engine.known, kept.host) as beside:
         done = engine.go_back(kept)
+    warn_of_plan(done)
     if options.json:
         print_json(plan_data(done))
     else:

@@ -58,7 +58,7 @@ def run(
     facts = replace(
         gather(host, target.netns, target.table),
         backend=choice.backend.name,
-        drift=_difference(drift),
+        drift=_difference(drift.of_rules()),
         again=_again(target, choice, file),
     )
     if question is None:

@@ -64,7 +64,7 @@ def follow_live(
     evaluator = LiveEvaluator(held.facts, program, held.users, asked, gated=gated)
     bridged = question.family in bridges_filtered(target.netns)
     way = follow(named, question, evaluator, bridged=bridged)
-    notes = (*way.assumptions, *_notes(drift))
+    notes = (*way.assumptions, *_notes(drift.of_rules()))
     return replace(way, assumptions=notes, uncertain=(*held.doubts, *held.users.doubts))
 
 

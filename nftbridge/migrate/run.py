@@ -12,7 +12,7 @@ from nftbridge import config
 from nftbridge.choice import Target
 from nftbridge.conntrack.revoked import Revoked
 from nftbridge.docker.host import DaemonOptions, Inspected, host_of
-from nftbridge.effects import check_forwarding, enable_forwarding
+from nftbridge.effects import check_forwarding
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, PartlyAppliedError, Problem
 from nftbridge.firewalld import guard
@@ -188,8 +188,8 @@ class Migration:
     def _bring_in(self, host: Host, warn: Warn) -> None:
         with guard.around(self._target.netns, self._engine.known, host) as beside:
             warn(beside.warnings)
-            self._engine.apply(host)
-        warn(enable_forwarding(host, self._target.netns))
+            done = self._engine.apply(host)
+        warn(switch.turned_on() for switch in done.forwarding)
 
     def _carry(self, record: Record | None, looked: Looked) -> Record | None:
         """Put the user's rules in, unless a run that was cut off has done it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 
 from nftbridge.backend import Incremental, KnownHosts, Observation
 from nftbridge.effects import Shortcoming
@@ -43,7 +44,8 @@ class NftablesBackend:
         """List our table and nothing else; all of it is ours, and the last of `known` is wanted."""
         objects = self._kernel.objects()
         if objects is None:
-            return Observation(present=False, rows={}, differences=("the table is missing",))
+            missing = ("the table is missing",)
+            return Observation(present=False, rows={}, differences=missing, bereft=True)
         listing = read.parse(objects)
         rows, torn = read.rows(listing)
         return Observation(
@@ -53,6 +55,8 @@ class NftablesBackend:
             rules=read.our_rules(listing),
             user_rules=listing.user_rules,
             foreign=listing.foreign,
+            users=read.belongings(listing),
+            bereft=listing.bereft,
             counters=tuple(listing.counters),
         )
 
@@ -61,22 +65,31 @@ class NftablesBackend:
         del host
         return ()
 
-    def bring_to(self, host: Host, observed: Observation, known: KnownHosts) -> None:
+    def bring_to(self, host: Host, observed: Observation, known: KnownHosts) -> str:
         """One transaction, seldom two: the elements that differ, or everything if more does.
 
-        DOCKER-USER and what is not ours stay untouched either way.
+        DOCKER-USER and what is not ours stay untouched either way, or come back with the table.
         """
         del known
         wanted = self.rows(host)
         self._rows = None  # a program that stays must not keep them all
         if not observed.differences:
             self._change(observed.rows, wanted)
-            return
+            return ""
         objects = self._kernel.objects() if observed.present else None
-        setting, outdated = lower.Setting.of(host), list[document.Command]()
-        if objects is not None:
-            outdated = read.outdated(self._table, read.parse(objects), setting)
-        self._kernel.commit(document.install(self._table, wanted, outdated, setting))
+        listing, setting = read.parse(objects or []), lower.Setting.of(host)
+        outdated = read.outdated(self._table, listing, setting)
+        install = partial(document.install, self._table, wanted, outdated, setting)
+        users = observed.users.commands if listing.bereft else ()
+        if not users:
+            self._kernel.commit(install())
+            return ""
+        try:
+            self._kernel.commit(install(users=users), explained=False)
+        except KernelRefusedError as refusal:
+            self._kernel.commit(install())
+            return self._kernel.objection(users) or refusal.reason
+        return ""
 
     def generation(self) -> int | None:
         """nf_tables' own count of transactions, whatever table they were about."""

@@ -32,14 +32,19 @@ def wrapped(commands: Iterable[Command]) -> Iterator[Command]:
 
 
 def install(
-    table: str, rows: FlatRows, outdated: Iterable[Command] = (), setting: Setting = PLAIN
+    table: str,
+    rows: FlatRows,
+    outdated: Iterable[Command] = (),
+    setting: Setting = PLAIN,
+    users: Iterable[Command] = (),
 ) -> Iterator[Command]:
     """Everything, over an empty kernel or an older ruleset alike.
 
     DOCKER-USER is created if missing and else left as it is. Sets are emptied, not deleted, so that
     rules in DOCKER-USER may refer to them. `outdated` are deletions of chains and sets whose
-    declaration no longer fits; they come when nothing of ours refers to them any more. The elements
-    of one set are made when it is its turn: those of all would take four times their text.
+    declaration no longer fits; they come when nothing of ours refers to them any more. `users` make
+    what is the user's in a new table. The elements of one set are made when it is its turn: those
+    of all would take four times their text.
     """
     parts = skeleton(setting)
     yield {"add": {"table": {"family": "inet", "name": table}}}
@@ -56,6 +61,7 @@ def install(
     yield from ({"add": chain.json(table)} for chain in parts.chains if chain.name in gone)
     yield from _sets_and_rules(table, parts)
     yield from _of_all("add", table, rows)
+    yield from users
 
 
 @cache

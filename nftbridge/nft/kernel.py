@@ -104,22 +104,32 @@ class Kernel:
         if status != 0:
             raise _refused(errors, "loading", self._first_refused(_commands(document)))
 
-    def commit(self, commands: Iterable[Command]) -> None:
+    def commit(self, commands: Iterable[Command], *, explained: bool = True) -> None:
         """Run all commands as one transaction; they are needed once, as text.
 
-        Raises `KernelRefusedError` naming the first command that the kernel objects to; nothing of
-        the document has happened then.
+        Raises `KernelRefusedError`, if `explained` naming the first command that the kernel objects
+        to, for which it has to be asked some ten times; nothing of the document has happened then.
         """
         document = _text(commands)
         status, _, errors = self._run(document)
         if status != 0:
-            raise _refused(errors, "loading", self._first_refused(_commands(document)))
+            culprit = self._first_refused(_commands(document)) if explained else None
+            raise _refused(errors, "loading", culprit)
 
     def check(self, commands: Iterable[Command]) -> None:
         """Raise what `commit` would raise; the kernel goes through it all and changes nothing."""
         status, _, errors = self._run(_text(commands), dry=True)
         if status != 0:
             raise _refused(errors, "checking", None)
+
+    def objection(self, commands: Iterable[Command]) -> str:
+        """What the kernel has against them, and against which one; "" if nothing."""
+        document = _text(commands)
+        status, _, errors = self._run(document, dry=True)
+        if status == 0:
+            return ""
+        refusal = _refused(errors, "checking", self._first_refused(_commands(document)))
+        return refusal.reason if isinstance(refusal, KernelRefusedError) else str(refusal)
 
     def _first_refused(self, commands: list[Command]) -> Command | None:
         """The command with which a dry run of the document starts to fail, by bisection."""

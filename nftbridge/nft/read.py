@@ -12,7 +12,7 @@ from functools import cache
 from ipaddress import ip_network
 from typing import Any
 
-from nftbridge.backend import RuleCounter
+from nftbridge.backend import Belongings, RuleCounter
 from nftbridge.model import counted
 from nftbridge.nft.document import Command
 from nftbridge.nft.lower import PLAIN, KernelSet, Setting, sets_of, skeleton
@@ -42,14 +42,20 @@ class Listing:
     sets: dict[str, Json] = field(default_factory=dict[str, Json])
     rules: dict[str, list[Json]] = field(default_factory=dict[str, list[Json]])
     counters: list[RuleCounter] = field(default_factory=list[RuleCounter])
-    others: list[str] = field(default_factory=list[str])
+    others: list[tuple[str, Json]] = field(default_factory=list[tuple[str, Json]])
 
     @property
     def foreign(self) -> tuple[str, ...]:
         """Chains, sets, maps, counters, quotas and so on that somebody else put into the table."""
         ours = {chain.name for chain in skeleton().chains} | {s.name for s in skeleton().sets}
         ours.add(BASELINE_CHAIN)
-        return tuple(n for n in (*self.chains, *self.sets, *self.others) if n not in ours)
+        others = (body["name"] for _, body in self.others)
+        return tuple(n for n in (*self.chains, *self.sets, *others) if n not in ours)
+
+    @property
+    def bereft(self) -> bool:
+        """Whether not even DOCKER-USER is there."""
+        return skeleton().users_chain not in self.chains
 
     @property
     def user_rules(self) -> int:
@@ -62,6 +68,36 @@ def users_property(listing: Listing) -> list[str]:
     chain = skeleton().users_chain
     rules = [f"{counted(listing.user_rules, 'rule')} in {chain}"] if listing.user_rules else []
     return rules + [f"'{name}', which nftbridge did not make" for name in listing.foreign]
+
+
+def belongings(listing: Listing) -> Belongings:
+    """What is the user's in the table, each thing after what it refers to.
+
+    Rules that this nft lists and cannot load, such as those of iptables-nft, are among it.
+    """
+    foreign = set(listing.foreign)
+    chains = [("chain", body) for name, body in listing.chains.items() if name in foreign]
+    sets = [
+        (body["noun"], {key: value for key, value in body.items() if key != "noun"})
+        for name, body in listing.sets.items()
+        if name in foreign
+    ]
+    rules = [
+        ("rule", body | {"expr": list(map(_uncounted, body["expr"]))})
+        for name in (*(body["name"] for _, body in chains), skeleton().users_chain)
+        for body in listing.rules.get(name, [])
+    ]
+    found = (*listing.others, *chains, *sets, *rules)
+    # as the place of a new rule a handle would mean another rule
+    return Belongings(
+        tuple({"add": {k: {n: v for n, v in b.items() if n != "handle"}}} for k, b in found)
+    )
+
+
+def _uncounted(statement: Any) -> Any:
+    """A statement as it was when nothing had been counted."""
+    counts = is_object(statement) and is_object(statement.get("counter"))
+    return {"counter": None} if counts else statement
 
 
 def our_rules(listing: Listing) -> int:
@@ -94,7 +130,7 @@ def parse(objects: list[Json]) -> Listing:
                 listing.rules.setdefault(body["chain"], []).append(body)
                 listing.counters.extend(_counter(body))
             elif "name" in body:
-                listing.others.append(body["name"])
+                listing.others.append((kind, body))
     return listing
 
 

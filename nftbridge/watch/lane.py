@@ -38,11 +38,12 @@ MOST = 0.06
 PACES = (0.01, 0.5)
 """Seconds in which containers that start are gathered: at first, and at most while many do.
 
-It doubles with each time that comes within `_BURST` seconds of the one before. What is gone waits
-for nothing.
+It doubles with each time of a burst. What is gone waits for nothing.
 """
 
 _BURST = 1.0
+"""Seconds after the one before within which a piece of work belongs to the same burst."""
+
 _FIRST_RETRY, _LAST_RETRY = 1.0, 60.0
 
 
@@ -82,12 +83,13 @@ class Gathering:
         return taken
 
     def rest(self, started: float, now: float) -> None:
-        """It was at work. For as long as that took it does nothing again.
+        """It was at work. In a burst it does nothing again for as long as that took.
 
-        So two programs that undo each other's work use no more than half of a processor.
+        So two programs that undo each other's work use no more than half of a processor, and what
+        happens a second time is seen to at once.
         """
-        self._not_before = now + (now - started)
         burst = started - self._rested < _BURST
+        self._not_before = now + (now - started if burst else 0.0)
         self._pace = min(2 * self._pace, PACES[1]) if burst else PACES[0]
         self._rested = now
 

@@ -32,14 +32,6 @@ _PATIENCE = 10.0  # seconds that a process which applies has to come to its end 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _ONLY_RULES, _ONLY_FIREWALLD = frozenset((Reason.RULES,)), frozenset((Reason.FIREWALLD,))
 _ONLY_TRIAL = frozenset((Reason.TRIAL,))
-_OF_DOCKER = (
-    "nftbridge.conntrack.flows",
-    "pyroute2",
-    "pyroute2.netlink.exceptions",
-    "pyroute2.netlink.nfnetlink.nfctsocket",
-)
-"""Wanted when a container ends that had connections, and slow to import."""
-
 _IPTABLES = ("raw", "mangle", "filter", "nat")
 
 
@@ -53,7 +45,7 @@ def serve(
     if file == "-":
         hint = "give a .toml or .json file, or a folder"
         raise InputError((Problem("FILE", "standard input cannot be watched", hint),))
-    work.warm(*(() if docker is None else _OF_DOCKER))
+    work.warm()
     gc.enable()  # the command line goes without, since other commands end soon
     manager = Manager(os.environ)
     if as_json:
@@ -290,8 +282,11 @@ class Service:
             self._say_held(outcome)
             if not outcome.held:
                 self._say_rejected(outcome)
-        if lane is self._names:
-            self._say_names(outcome)
+        if lane is not self._changes:  # what is put back, and what is done for names, is news
+            for warning in outcome.warnings:
+                self._log.say(Level.WARNING, "warning", text=warning)
+        if lane is self._names:  # what failed is tried again, with what has come since
+            self._nameless = (self._being_named if outcome.error else {}) | self._nameless
         if outcome.error:
             ends = (starting and lane is self._changes) or self._end is not None
             again = {} if ends else {"retry_in": lane.gathering.failed(finished.reasons, now)}
@@ -323,12 +318,6 @@ class Service:
             self._log.say(Level.INFO, "accepted", file=self._declared.file or "")
         if outcome.rejected or not outcome.error:
             self._rejected = found if outcome.rejected else ("", "")
-
-    def _say_names(self, outcome: Outcome) -> None:
-        """What failed is tried again, with what has come since."""
-        for warning in outcome.warnings:
-            self._log.say(Level.WARNING, "warning", text=warning)
-        self._nameless = (self._being_named if outcome.error else {}) | self._nameless
 
     def _say_held(self, outcome: Outcome) -> None:
         """Once for each reason."""

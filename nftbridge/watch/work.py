@@ -19,19 +19,22 @@ from nftbridge.errors import InputError, NftbridgeError, Problem
 from nftbridge.model import Host
 from nftbridge.model.parts import Protection
 from nftbridge.nft import document
-from nftbridge.report import summary
+from nftbridge.report import remarks, summary
 from nftbridge.state import code
 
 _NEEDED = (
     "hashlib",
     "nftables",
     "nftbridge.compat.backend",
+    "nftbridge.conntrack.flows",
     "nftbridge.conntrack.judge",
     "nftbridge.conntrack.kernel",
     "nftbridge.firewalld.guard",
     "nftbridge.nft.backend",
+    "pyroute2",
     "tomli",
 )
+"""What an apply or a repair may want."""
 
 _MUTE = "Docker's name server does not serve these containers"
 _PROGRAMS = "it needs the iptables programs: install them, and restart the containers"
@@ -81,9 +84,9 @@ class Outcome:
     SOFTWARE_FAILURE: ClassVar[int] = 70  # EX_SOFTWARE of sysexits.h
 
 
-def warm(*also: str) -> None:
+def warm() -> None:
     """Import now what every forked process would have to import; nothing of libnftables is run."""
-    for module in (*_NEEDED, *also):
+    for module in _NEEDED:
         with suppress(ModuleNotFoundError):  # who needs it says so, and what to install
             importlib.import_module(module)
     list(document.install(defaults.TABLE, {}))  # what is the same for all hosts is kept
@@ -220,12 +223,11 @@ def _of(applied: applying.Applied, warnings: Iterable[Problem]) -> Outcome:
     said = [summary(plan)] if plan else []
     said += [f"left behind by the other backend: {phrase}" for phrase in plan.kept]
     said += [f"firewalld: {line.strip()}" for line in beside.lines()] if beside else []
-    retried = (f"{plan.retried}, so all was put in anew",) if plan.retried else ()
     return Outcome(
         done="; ".join(said),
         place=applied.engine.place,
         backend=applied.engine.backend,
-        warnings=(*map(str, warnings), *retried),
+        warnings=(*map(str, warnings), *remarks(plan)),
     )
 
 

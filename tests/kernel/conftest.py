@@ -27,8 +27,8 @@ def _kernel_access() -> None:  # pyright: ignore[reportUnusedFunction]  pytest c
 
 @pytest.fixture
 def namespace() -> Generator[str]:
-    """An empty network namespace; it does not forward."""
-    with network_namespace() as name:
+    """An empty network namespace that forwards."""
+    with network_namespace(forwarding=True) as name:
         yield name
 
 

@@ -65,8 +65,13 @@ class Site:
     def wait_until_it_went_back(self) -> None:
         wait_until(lambda: not list(self.state.rglob("trial.json")))
 
+    @property
+    def inside(self) -> list[str]:
+        """What a command begins with that runs there."""
+        return ["nsenter", f"--net=/run/netns/{self.namespace}"]
+
     def nft(self, *words: str) -> str:
-        command = ["nsenter", f"--net=/run/netns/{self.namespace}", "nft", *words]
+        command = [*self.inside, "nft", *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -46,8 +46,9 @@ def test_a_backend_that_does_something_else_is_found_out(
     kind: Any = FAULTY[name]
     true_to_it = kind.bring_to
 
-    def bring_to(backend: object, host: Host, observed: object, known: object) -> None:
-        true_to_it(backend, replace(host, allow_direct_routing=True), observed, known)
+    def bring_to(backend: object, host: Host, observed: object, known: object) -> str:
+        found: str = true_to_it(backend, replace(host, allow_direct_routing=True), observed, known)
+        return found
 
     monkeypatch.setattr(kind, "bring_to", bring_to)
     host = config.load("rulesets/02-published-port/host.toml").host

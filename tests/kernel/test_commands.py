@@ -50,7 +50,7 @@ class Site:
 
 @pytest.fixture
 def here(tmp_path: Path) -> Generator[Site]:
-    with network_namespace() as name:
+    with network_namespace(forwarding=True) as name:
         yield Site(name, tmp_path / "state")
 
 

@@ -94,6 +94,18 @@ def test_confirmed_in_time_it_stays(here: Site) -> None:
     assert here.holds(OLD)
 
 
+def test_a_trial_that_a_script_has_left_is_something_to_do(here: Site) -> None:
+    """The steps of README's example for Ansible, after a play that ended before it confirmed."""
+    here.run("apply", NEW, "--confirm", "60")
+    assert "`nftbridge confirm` keeps it" in here.run("plan", NEW, status=2).stderr
+    planned = json.loads(here.run("plan", NEW, "--json", status=2).stdout)
+    assert (planned["changes"], planned["trial"]["guarded"]) == (False, True)
+    assert json.loads(here.run("verify", "--json").stdout)["trial"]["guarded"]
+    here.run("apply", "--confirm", "60", NEW)
+    here.run("confirm")
+    assert here.run("plan", NEW).stdout == "nothing to change\n"
+
+
 def test_too_late_is_said(here: Site) -> None:
     here.run("apply", NEW, "--confirm", "0.5")
     here.wait_until_it_went_back()
@@ -177,8 +189,8 @@ def test_a_killed_watchdog_is_missed(here: Site) -> None:
     said = "the process that would undo it has been killed"
     for text in (
         here.run("status").stdout,
-        here.run("verify").stderr,
-        here.run("plan", NEW).stderr,
+        here.run("verify", status=2).stderr,
+        here.run("plan", NEW, status=2).stderr,
         here.run("apply", OTHER, status=1).stderr,
     ):
         assert said in text

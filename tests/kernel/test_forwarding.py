@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from nftbridge import config
 from nftbridge.cli import main
 from nftbridge.lab import Laboratory, Probe
 from nftbridge.model import Family
+from tests.kernel.deployed import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -33,6 +35,7 @@ bridge = "br-data"
 subnets = ["172.21.0.0/16"]
 internal = true
 """
+ENABLE = '[host]\nip_forward = "enable"\n'
 SWITCHES = {Family.IPV4: "net.ipv4.ip_forward", Family.IPV6: "net.ipv6.conf.all.forwarding"}
 
 # Sent by a router, it says: for 1800 seconds send to me what you have no route for (RFC 4861).
@@ -62,12 +65,25 @@ class Place:
 
     def apply(self, options: str = "") -> tuple[int, str]:
         """The exit status and what is said on standard error."""
+        status, _, said = self.run("apply", self.declare(options))
+        return status, said
+
+    def declare(self, options: str) -> str:
+        """A host file with these options."""
         file = self._folder / "host.toml"
         file.write_text(f"version = 1\n{options}{NETWORKS}")
+        return str(file)
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """The exit status, and what is said on either output."""
         self._capsys.readouterr()
         where = ["--netns", self.lab.netns, "--state-dir", str(self._folder / "state")]
-        status = main(["apply", str(file), *where])
-        return status, self._capsys.readouterr().err
+        status = main([*arguments, *where])
+        said = self._capsys.readouterr()
+        return status, said.out, said.err
+
+    def forwards(self) -> dict[Family, bool]:
+        return {family: self.value(switch) == "1" for family, switch in SWITCHES.items()}
 
     def value(self, switch: str) -> str:
         return self.sh(f"sysctl -n {switch}").strip()
@@ -108,20 +124,92 @@ def test_the_advice_helps(place: Place) -> None:
 
 
 def test_enabled_it_forwards(place: Place) -> None:
-    status, said = place.apply('[host]\nip_forward = "enable"\n')
+    status, said = place.apply(ENABLE)
     assert status == 0
     assert all(map(place.egress, Family))
     assert said.count("was set") == 2
     assert "routes between all its interfaces" in said
-    assert place.apply('[host]\nip_forward = "enable"\n') == (0, "")
+    assert place.apply(ENABLE) == (0, "")
     legacy = place.sh("iptables-legacy-save; iptables-nft-save")
     assert "FORWARD DROP" not in legacy
 
 
 def test_only_the_families_of_networks_that_need_it(place: Place) -> None:
-    place.apply('[host]\nip_forward = "enable"\nipv6 = false\n')
+    place.apply(ENABLE + "ipv6 = false\n")
     assert place.value(SWITCHES[Family.IPV4]) == "1"
     assert place.value(SWITCHES[Family.IPV6]) == "0"
+
+
+def test_it_is_part_of_what_is_planned_applied_and_verified(place: Place) -> None:
+    file = place.declare(ENABLE)
+    place.apply(ENABLE)
+    assert place.run("verify")[0] == 0
+    for family, switch in SWITCHES.items():
+        place.sh(f"sysctl -qw {switch}=0")
+        for asked in (("plan", file), ("verify",)):
+            status, said, _ = place.run(*asked)
+            assert (status, f"  + {switch}=1" in said) == (2, True)
+        assert f", {switch}=1 would mend it" in place.run("verify", "--quiet")[1]
+        assert json.loads(place.run("plan", file, "--json")[1])["forwarding"] == [f"{switch}=1"]
+        assert place.forwards()[family] is False
+        _, said, _ = place.run("apply", "--if-changed", file)
+        assert said.startswith("applied to")
+        assert f", {switch}=1" in said
+        assert place.run("apply", "--if-changed", file)[1] == ""
+        assert place.run("verify")[0] == 0
+
+
+def test_checked_it_is_missed_as_well(place: Place) -> None:
+    place.apply()
+    status, said, _ = place.run("verify")
+    assert status == 2
+    assert 'net.ipv4.ip_forward=1   (left to you by ip_forward = "check")' in said
+    assert place.run("plan", place.declare(""))[0] == 0, "apply would do nothing about it"
+    doctor = place.run("doctor", "--json")[1]
+    assert ("forwarding-off" in doctor, "rules-missing" in doctor) == (True, False)
+    for switch in SWITCHES.values():
+        place.sh(f"sysctl -qw {switch}=1")
+    assert place.run("verify")[0] == 0
+
+
+@pytest.mark.parametrize("ended_by", ["rollback", "time"])
+def test_an_undone_trial_takes_back_what_it_has_switched_on(place: Place, ended_by: str) -> None:
+    place.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.eth0.accept_ra=1")
+    advertised(place)
+    place.apply("[host]\nipv6 = false\n")
+    seconds = "60" if ended_by == "rollback" else "2"
+    assert place.run("apply", "--confirm", seconds, place.declare(ENABLE))[0] == 0
+    assert place.forwards() == {Family.IPV4: True, Family.IPV6: True}
+    assert place.value("net.ipv6.conf.eth0.accept_ra") == "2"
+    if ended_by == "rollback":
+        assert place.run("rollback")[0] == 0
+    wait_until(lambda: "trial     " not in place.run("status")[1])
+    assert place.forwards() == {Family.IPV4: True, Family.IPV6: False}
+    assert place.value("net.ipv6.conf.eth0.accept_ra") == "1"
+    assert "default via" in place.sh("ip -6 route show default")
+
+
+def test_a_confirmed_trial_leaves_it_on(place: Place) -> None:
+    place.apply()
+    assert place.run("apply", "--confirm", "60", place.declare(ENABLE))[0] == 0
+    assert place.run("apply", "--confirm", "60", place.declare(ENABLE))[0] == 0  # prolonged
+    assert place.run("rollback")[0] == 0
+    assert not any(place.forwards().values())
+    assert place.run("apply", "--confirm", "60", place.declare(ENABLE))[0] == 0
+    assert place.run("confirm")[0] == 0
+    assert all(place.forwards().values())
+    assert place.run("rollback")[0] == 0
+    assert all(place.forwards().values()), "others may need it by now"
+
+
+def test_what_was_to_be_on_before_stays_on(place: Place) -> None:
+    place.apply(ENABLE)
+    for switch in SWITCHES.values():
+        place.sh(f"sysctl -qw {switch}=0")
+    assert place.run("apply", "--confirm", "60", place.declare(ENABLE))[0] == 0
+    assert "trial     " in place.run("status")[1], "it is a change, though of nothing else"
+    assert place.run("rollback")[0] == 0
+    assert all(place.forwards().values())
 
 
 def test_the_default_route_of_an_advertisement_stays(place: Place) -> None:
@@ -130,7 +218,7 @@ def test_the_default_route_of_an_advertisement_stays(place: Place) -> None:
     advertised(place)
     _, said = place.apply()
     assert "sysctl -w net.ipv6.conf.eth0.accept_ra=2 && " in said
-    _, said = place.apply('[host]\nip_forward = "enable"\n')
+    _, said = place.apply(ENABLE)
     assert "accept_ra=2 on eth0" in said
     assert place.value("net.ipv6.conf.eth0.accept_ra") == "2"
     assert "default via" in place.sh("ip -6 route show default")

@@ -184,10 +184,10 @@ def test_removal_before_installation_is_found_out(
 
     def in_two_transactions(
         backend: NftablesBackend, host: Host, observed: Observation, known: KnownHosts
-    ) -> None:
-        backend.remove(known, everything=True)
-        true_to_it(backend, host, backend.observe(known), known)
+    ) -> str:
         del observed
+        backend.remove(known, everything=True)
+        return true_to_it(backend, host, backend.observe(known), known)
 
     monkeypatch.setattr(NftablesBackend, "bring_to", in_two_transactions)
     monkeypatch.setattr(Engine, "_exchangeable", _no_way)

@@ -10,6 +10,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from nftbridge import netns
 from nftbridge.watch.ruleset import INET, Transactions
 from tests.kernel.watching import PATIENCE, Watch, command, watching
 from tests.namespaces import network_namespace
@@ -63,7 +65,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Generator[Place]:
-    with network_namespace() as name:
+    with network_namespace(forwarding=True) as name:
         yield Place(name, tmp_path)
 
 
@@ -87,23 +89,52 @@ def test_what_somebody_does_to_the_table_is_put_right(place: Place, words: tuple
 
 
 def test_how_long_a_flushed_table_is_away(place: Place) -> None:
-    """From the kernel's word of the flush to its word of our transaction."""
-    gaps: list[float] = []
+    """From the kernel's word of the flush to its word of our transaction, with flows to look at."""
+    gaps: dict[str, list[float]] = {"at rest": [], "again at once": []}
     with watching(place.watch()) as watch:
+        make_flows(place)
         own = {(INET, "nftbridge")}
         with Transactions(own, place.namespace) as seen:
-            for _ in range(15):
-                wait_for(lambda: place.holds("DOCKER-FORWARD"))
-                seen.touched()
-                place.nft("flush", "ruleset")
-                wait_for(lambda: seen.touched() is not None, 0.0005)
-                start = time.monotonic()
-                wait_for(lambda: seen.touched() is not None, 0.0005)
-                gaps.append(1000 * (time.monotonic() - start))
-                watch.until("restored")
-    median = statistics.median(gaps)
-    print(f"repaired after {median:.0f} ms (median of {len(gaps)}), {max(gaps):.0f} ms at most")
-    assert median < 2000
+            for _ in range(8):
+                time.sleep(1.1)  # longer than a burst
+                for found in gaps.values():
+                    seen.touched()
+                    place.nft("flush", "ruleset")
+                    wait_for(lambda: seen.touched() is not None, 0.0005)
+                    start = time.monotonic()
+                    wait_for(lambda: seen.touched() is not None, 0.0005)
+                    found.append(1000 * (time.monotonic() - start))
+                    watch.until("restored")
+    for when, found in gaps.items():
+        median = statistics.median(found)
+        print(f"{when} repaired after {median:.0f} ms, {max(found):.0f} ms at most")
+        assert median < 2000
+
+
+def test_a_forked_repair_imports_nothing(place: Place) -> None:
+    """All of it is there before: each import would keep the table away, or the next repair."""
+    assert place.run("apply", str(place.file)).returncode == 0
+    make_flows(place)
+    place.nft("flush", "ruleset")
+    code = (
+        "import sys; from pathlib import Path; from nftbridge.choice import Target;"
+        "from nftbridge.watch import service, work; work.warm(); known = set(sys.modules);"
+        "done = work.restore(Target(netns=sys.argv[1], state_directory=Path(sys.argv[2])),"
+        " with_firewalld=False); print(done.done, set(sys.modules) - known)"
+    )
+    command = [sys.executable, "-c", code, place.namespace, str(place.state)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("chains and rules installed")
+    assert done.stdout.endswith(" set()\n")
+
+
+def make_flows(place: Place) -> None:
+    """Let the kernel follow some connections there."""
+    with netns.inside(place.namespace), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        for port in range(5000, 5100):
+            one.sendto(b"x", ("127.0.0.1", port))
+        assert int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text()) >= 100
 
 
 def test_foreign_transactions_and_our_own_are_no_reason(place: Place) -> None:

@@ -37,11 +37,15 @@ def test_what_needs_no_quiet_is_not_put_off(first: Reason) -> None:
     assert gathering.due() == 1.001
 
 
-def test_it_rests_for_as_long_as_it_worked() -> None:
+def test_in_a_burst_it_rests_for_as_long_as_it_worked() -> None:
     gathering = Gathering()
     gathering.rest(1.0, 3.0)
     gathering.add(Reason.RULES, 3.1)
-    assert gathering.due() == 5.0
+    assert gathering.due() == 3.1 + QUIET[Reason.RULES], "the second time is no fight yet"
+    gathering.take()
+    gathering.rest(3.2, 5.2)
+    gathering.add(Reason.RULES, 5.3)
+    assert gathering.due() == 7.2
 
 
 def test_a_failure_is_tried_again_ever_later_and_at_once_if_something_happens() -> None:
