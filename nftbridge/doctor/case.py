@@ -91,7 +91,8 @@ class Case:
         return self.remains.owns(place.table, place.chain, place.rule)
 
     def _meetings(self, tables: tuple[Table, ...], *, wanted: bool) -> Iterator[Met]:
-        return meetings((t for t in self.traffic if t.wanted is wanted), tables, self.marking)
+        found = (t for t in self.traffic if t.wanted is wanted)
+        return meetings(found, tables, self.marking, self.facts.ports)
 
 
 def by_place(met: Iterable[Met]) -> list[tuple[Place, tuple[Met, ...]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nftbridge.doctor import encounters, remedies, switches
+from nftbridge.doctor import encounters, remedies, routes, switches
 from nftbridge.doctor.case import Case
 from nftbridge.doctor.finding import Diagnosis, Finding, Severity
 
@@ -22,7 +22,7 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         Severity.LEAKS,
         encounters.accepted_before,
         "a line before ours accepts what the host file forbids",
-        remedies.delete_rule,
+        remedies.lift,
         _LASTS,
     ),
     Diagnosis(
@@ -72,8 +72,8 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "early-drop",
         Severity.KILLS,
         encounters.early_drop,
-        "{table} drops what the host file lets pass, before connection tracking can tell answers",
-        remedies.delete_rule,
+        "{table} drops what the host file lets pass, where connection tracking cannot tell answers",
+        remedies.lift,
         f"put what it is good for into the forward hook; {_LASTS}",
     ),
     Diagnosis(
@@ -82,7 +82,7 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         encounters.untracked,
         "{table} keeps packets from connection tracking: they are not translated, and their"
         " answers are not known",
-        remedies.delete_rule,
+        remedies.lift,
         _LASTS,
     ),
     Diagnosis(
@@ -90,8 +90,16 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         Severity.KILLS,
         encounters.port_taken,
         "{table} translates it to {target} instead",
-        remedies.delete_rule,
+        remedies.lift,
         "or choose another port in the host file, if that one is in use",
+    ),
+    Diagnosis(
+        "rewritten",
+        Severity.KILLS,
+        encounters.rewritten,
+        "{table} gives packets the {field} {value}, and they arrive there or nowhere",
+        remedies.lift,
+        _LASTS,
     ),
     Diagnosis(
         "interface-forwarding-off",
@@ -106,6 +114,14 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         switches.bridge_down,
         "the bridge {bridge} is down",
         remedies.run("ip link set dev {bridge} up"),
+    ),
+    Diagnosis(
+        "misrouted",
+        Severity.KILLS,
+        routes.misrouted,
+        "packets to {destination} do not arrive: {what}",
+        remedies.run("{mend}"),
+        "lasts until the routes are set anew: change whatever sets them, too",
     ),
     Diagnosis(
         "reverse-path",
@@ -162,6 +178,13 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "there is no bridge {bridge} yet",
         remedies.nothing,
         "whoever makes the network makes it",
+    ),
+    Diagnosis(
+        "rewritten-somehow",
+        Severity.REMARK,
+        encounters.rewritten_somehow,
+        "{table} rewrites the {field} of packets: what becomes of them is uncertain from there on",
+        remedies.nothing,
     ),
     Diagnosis(
         "not-understood",

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from nftbridge.doctor.case import Case, by_place
 from nftbridge.doctor.finding import Evidence
 from nftbridge.doctor.owners import owner
-from nftbridge.doctor.passage import Met, drops, is_early_answer, takes
+from nftbridge.doctor.passage import LINK_HOOKS, Met, drops, is_early_answer, takes
 from nftbridge.doctor.ruleset import Place, Table
-from nftbridge.doctor.walk import Verdict
+from nftbridge.doctor.walk import Rewrite, Verdict
 
 _TOLD = 3
 """How many rules are shown where many say the same."""
 
+_DESTINATION = frozenset({"daddr", "dport"})
 _LOOKED_AFTER = frozenset({"", "Docker", "firewalld"})
 
 
@@ -44,7 +45,7 @@ def foreign_drop(case: Case) -> Iterator[Evidence]:
 
 
 def early_drop(case: Case) -> Iterator[Evidence]:
-    """A rule that drops answers before connection tracking has told them."""
+    """What drops answers where connection tracking does not tell them, or by policy even ARP."""
     for place, met in _dropping(case):
         if _is_early(place, met):
             yield Evidence.at(place, met, table=_named(place.table))
@@ -71,6 +72,34 @@ def port_taken(case: Case) -> Iterator[Evidence]:
         target = str(said.get("addr") or "the host itself")
         target += f" port {said['port']}" if said.get("port") else ""
         yield Evidence.at(place, met, table=_named(place.table), target=target)
+
+
+def rewritten(case: Case) -> Iterator[Evidence]:
+    """Rules that send packets elsewhere without a translation that connection tracking knows."""
+    for rewrite, met in _rewrites(case):
+        if rewrite.value and rewrite.field in _DESTINATION:
+            words = {"table": _named(rewrite.place.table), "value": rewrite.value}
+            field = "destination" + (" port" if rewrite.field == "dport" else "")
+            yield Evidence.at(rewrite.place, met, **words, field=field)
+
+
+def rewritten_somehow(case: Case) -> Iterator[Evidence]:
+    """Rules after which it cannot be told whether the packet still arrives."""
+    for rewrite, met in _rewrites(case):
+        if not (rewrite.value and rewrite.field in _DESTINATION):
+            yield Evidence.at(
+                rewrite.place, met, table=_named(rewrite.place.table), field=rewrite.field
+            )
+
+
+def _rewrites(case: Case) -> Iterator[tuple[Rewrite, tuple[Met, ...]]]:
+    """Each rule that rewrites what is wanted, with the packets that it does it to."""
+    found: dict[tuple[str, str], tuple[Rewrite, list[Met]]] = {}
+    for met in case.met:
+        for rewrite in met.decision.rewrites:
+            named = found.setdefault((str(rewrite.place), rewrite.field), (rewrite, []))
+            named[1].append(met)
+    return ((rewrite, tuple(met)) for rewrite, met in found.values())
 
 
 def docker_left_over(case: Case) -> Iterator[Evidence]:
@@ -121,7 +150,8 @@ def _dropping(case: Case) -> list[tuple[Place, tuple[Met, ...]]]:
 
 
 def _is_early(place: Place, met: tuple[Met, ...]) -> bool:
-    return place.rule is not None and any(map(is_early_answer, met))
+    closed = place.rule is None and place.chain.hook in LINK_HOOKS
+    return closed or any(map(is_early_answer, met))
 
 
 def _named(table: Table) -> str:

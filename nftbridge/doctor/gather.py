@@ -16,18 +16,19 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from nftbridge import netns as namespaces
-from nftbridge.doctor import iptables, nftables
-from nftbridge.doctor.facts import Facts, Route
+from nftbridge.doctor import iptables, nftables, routing
+from nftbridge.doctor.facts import Facts
+from nftbridge.doctor.routing import USUAL, Choice, Route
 from nftbridge.doctor.ruleset import Chain, Maker, Rule, Table
 from nftbridge.effects import listening_interfaces
 from nftbridge.errors import UnavailableError
 from nftbridge.model import Address, Host
-from nftbridge.nft.syntax import is_list, is_object
+from nftbridge.nft.syntax import Json, is_list, is_object
 from nftbridge.policy.rules import DOCKER_USER, FILTER_FORWARD, NAMES
 
 _NET = Path("/proc/thread-self/net")
@@ -46,12 +47,10 @@ _PER_INTERFACE = (
     "ipv6/conf/{}/forwarding",
 )
 _DAEMONS = frozenset({"dockerd", "firewalld", "ufw", "libvirtd", "incusd", "kube-proxy"})
-_FAMILIES = ("inet", "ip", "ip6")
+_FAMILIES = ("inet", "ip", "ip6", "netdev")
 _IPTABLES_TABLES = frozenset({"raw", "mangle", "filter", "nat", "security"})
-_LINK_LAYER = frozenset({"bridge", "netdev"})
 _SIOCGIFFLAGS = 0x8913
 _IFF_UP = 1
-_RTF_UP, _RTF_REJECT = 0x1, 0x200  # include/uapi/linux/route.h
 _PATIENCE = 30.0
 _HINT = "run as root, or with CAP_NET_ADMIN in that network namespace"
 
@@ -66,12 +65,15 @@ def gather(host: Host, netns: str | None, our_table: str) -> Facts:
         tables = (*_nft_tables(our_table, unread), *_legacy_tables(unread))
         interfaces = dict(_interfaces())
         bridges = [network.bridge for network in host.networks]
+        ports = _ports()
         return Facts(
             tables=tables,
             sysctls=dict(_sysctls((*interfaces, *bridges))),
             interfaces=interfaces,
+            ports=ports,
             addresses=tuple(_addresses()),
-            routes=tuple(_routes()),
+            routes=tuple(_routes(unread)),
+            choices=tuple(_choices()) or USUAL,
             listening=listening_interfaces(),
             daemons=frozenset(_daemons()),
             unread=tuple(unread),
@@ -90,7 +92,7 @@ def _nft_tables(our_table: str, unread: list[str]) -> Iterator[Table]:
         return
     saved = dict(_saved_by_iptables_nft(names, unread))
     for family, name in names:
-        if family in _LINK_LAYER:
+        if family == "bridge":
             unread.append(f"table {family} {name} filters below IP and was not looked into")
         if family not in _FAMILIES:
             continue
@@ -101,7 +103,8 @@ def _nft_tables(our_table: str, unread: list[str]) -> Iterator[Table]:
         if listed is None:
             unread.append(f"table {family} {name} was not looked into: nft cannot list it")
             continue
-        table = nftables.table(family, name, listed)
+        plain = _run("nft", "-a", "-s", "-t", "list", "table", family, name).stdout
+        table = nftables.table(family, name, listed, plain)
         ours = (family, name) == ("inet", our_table)
         yield _users_part(table) if ours else table
 
@@ -226,19 +229,46 @@ def _addresses() -> Iterator[Address]:
         yield ip_address(bytes.fromhex(line.split()[0]))
 
 
-def _routes() -> Iterator[Route]:
-    """Unicast routes of the main table as /proc tells them (proc_net(5))."""
-    for line in _read(_NET / "route").splitlines()[1:]:
-        interface, prefix, _, flags, _, _, metric, mask, *_ = line.split()
-        if int(flags, 16) & _RTF_UP and not int(flags, 16) & _RTF_REJECT:
-            address = ip_address(int(prefix, 16).to_bytes(4, "little"))
-            length = int(mask, 16).bit_count()
-            yield Route(ip_network(f"{address}/{length}"), interface, int(metric))
-    for line in _read(_NET / "ipv6_route").splitlines():
-        first, bits, _, _, _, rank, _, _, said, interface = line.split()
-        if int(said, 16) & _RTF_UP and not int(said, 16) & _RTF_REJECT:
-            network = ip_network((bytes.fromhex(first), int(bits, 16)))
-            yield Route(network, interface, int(rank, 16))
+def _routes(unread: list[str]) -> Iterator[Route]:
+    """The routes of all tables."""
+    for family in ("-4", "-6"):
+        found = _ip(family, "route", "show", "table", "all")
+        if found is None:
+            unread.append("ip is missing, so no routes were looked into: install iproute2")
+            return
+        for body in found:
+            route = routing.route(body, 4 if family == "-4" else 6)
+            if route is not None:
+                yield route
+
+
+def _choices() -> Iterator[Choice]:
+    """The rules that say which table of routes is asked."""
+    for family in ("-4", "-6"):
+        for body in _ip(family, "rule") or ():
+            yield routing.choice(body, 4 if family == "-4" else 6)
+
+
+def _ports() -> dict[str, tuple[str, ...]]:
+    """The ports of each bridge."""
+    found: dict[str, tuple[str, ...]] = {}
+    for link in _ip("link") or ():
+        bridge = str(link.get("master", ""))
+        found[bridge] = (*found.get(bridge, ()), str(link.get("ifname", "")))
+    return found
+
+
+def _ip(*words: str) -> list[Json] | None:
+    """The objects that ``ip`` lists; None if there is no such program."""
+    try:
+        done = _run("ip", "-json", *words)
+    except FileNotFoundError:
+        return None
+    try:
+        found: Any = json.loads(done.stdout or "[]")
+    except ValueError:
+        return []
+    return [body for body in found if is_object(body)] if is_list(found) else []
 
 
 def _read(path: Path) -> str:

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from nftbridge.doctor.passage import Met
+from nftbridge.doctor.passage import LINK_HOOKS, Met
 from nftbridge.doctor.ruleset import Maker, Place
 from nftbridge.model import Address, Family, Mark
 from nftbridge.nft.syntax import MatchMark
@@ -41,6 +41,10 @@ def opening(met: Met, bridges: frozenset[str]) -> Opening:
     """
     if met.mark is not None:
         return Opening(mark=met.mark)
+    return _on_the_wire(met, bridges) if met.stage.hook in LINK_HOOKS else _routed(met, bridges)
+
+
+def _routed(met: Met, bridges: frozenset[str]) -> Opening:
     packet, hook = met.packet, met.stage.hook
     state = "established" if met.stage.is_answer else ""
     if hook in ("forward", "prerouting") and packet.iif in bridges:
@@ -52,6 +56,16 @@ def opening(met: Met, bridges: frozenset[str]) -> Opening:
         return Opening(oif=(packet.oif,), state=state)
     if state:
         return Opening(iif=(packet.iif,), state=state)
+    return Opening((packet.iif,), (), "", packet.daddr, packet.protocol, packet.dport)
+
+
+def _on_the_wire(met: Met, bridges: frozenset[str]) -> Opening:
+    """The same for a device's own chain, which knows no connections; it may be a bridge's port."""
+    packet = met.packet
+    if met.stage.hook == "egress":
+        return Opening(oif=(packet.oif,))
+    if met.traffic.way.question.iif in bridges:
+        return Opening(iif=(packet.iif,))
     return Opening((packet.iif,), (), "", packet.daddr, packet.protocol, packet.dport)
 
 

@@ -42,12 +42,18 @@ def forward(case: Case, evidence: Evidence) -> Iterator[str]:
     yield f"sysctl -w {evidence.words['switch']}=1"
 
 
-def delete_rule(_: Case, evidence: Evidence) -> Iterator[str]:
-    """Take out the rule that decides."""
+def lift(_: Case, evidence: Evidence) -> Iterator[str]:
+    """Take out the rule that decides, or have the policy accept."""
     place = evidence.place
-    if place is None or place.rule is None:
+    if place is None:
         return
     table, chain = place.table, place.chain.name
+    if place.rule is None:
+        if table.maker is Maker.NFT:
+            yield f"nft 'chain {table.family} {table.name} {chain} {{ policy accept; }}'"
+        else:
+            yield shlex.join([table.program, "-w", "-t", table.name, "-P", chain, "ACCEPT"])
+        return
     if table.maker is Maker.NFT:
         yield f"nft delete rule {table.family} {table.name} {chain} handle {place.rule.handle}"
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from fnmatch import fnmatchcase
 
 from nftbridge.model import Family
 from nftbridge.nft.syntax import Json, is_list, is_object
@@ -43,7 +44,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain. `hook` is "" unless it is a base chain; `priority` and `policy` are of those."""
+    """A chain. `hook` is "" unless it is a base chain; `priority` and `policy` are of those.
+
+    `devices` are those that a chain at ingress or egress hangs on, if that is known.
+    """
 
     name: str
     rules: tuple[Rule, ...] = ()
@@ -51,6 +55,11 @@ class Chain:
     kind: str = "filter"
     priority: int = 0
     policy: str = "accept"
+    devices: tuple[str, ...] = ()
+
+    def hangs_on(self, device: str) -> bool:
+        """Whether packets of that interface come by; of most hooks those of all do."""
+        return not self.devices or any(fnmatchcase(device, name) for name in self.devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +74,7 @@ class Table:
 
     def sees(self, family: Family) -> bool:
         """Whether routed packets of `family` pass its chains."""
-        return self.family in ("inet", "ip" if family is Family.IPV4 else "ip6")
+        return self.family in ("inet", "netdev", "ip" if family is Family.IPV4 else "ip6")
 
     def bases(self) -> Iterator[Chain]:
         """Its base chains."""

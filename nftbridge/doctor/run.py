@@ -66,7 +66,7 @@ def run(
         return Examined(facts, examine(Case(host, facts, found)))
     about = asked(host, facts, _completed(question, facts))
     case = Case(host, facts, (about,))
-    met = tuple(meetings((about,), facts.tables, case.marking))
+    met = tuple(meetings((about,), facts.tables, case.marking, facts.ports))
     return Examined(facts, examine(case), about, met)
 
 

@@ -45,6 +45,8 @@ def way_lines(traffic: Traffic, met: Iterable[Met], style: Style) -> Iterator[st
     yield style.title("in the rules of others")
     for found in met:
         decision, place = found.decision, found.decision.place
+        for rewrite in decision.rewrites:
+            yield style.removed(f"  {found.stage.hook:<20} {'rewritten':<11} {rewrite.place}")
         hook = f"{'answer, ' if found.stage.is_answer else ''}{found.stage.hook}"
         word = _VERDICTS[decision.verdict]
         paint = style.removed if drops(found) else style.aside
@@ -112,4 +114,5 @@ def _met_data(met: Met) -> dict[str, object]:
         "rule": place.rule.text if place.rule else None,
         "verdict": _VERDICTS[decision.verdict],
         "doubts": [str(doubt) for doubt in decision.doubts],
+        "rewrites": [str(rewrite.place) for rewrite in decision.rewrites],
     }

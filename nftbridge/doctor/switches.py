@@ -75,7 +75,7 @@ def strict_elsewhere(case: Case) -> Iterator[Evidence]:
     default = case.facts.uplink(Family.IPV4)
     if not default or not case.host.forwarded(Family.IPV4):
         return
-    others = {r.interface for r in case.facts.routes if r.prefix.version == 4}
+    others = {r.interface for r in case.facts.plain if r.prefix.version == 4}
     for name in sorted(others - case.bridges - {"lo", default}):
         if _is_strict(case, name):
             words = {"interface": name, "default": default}

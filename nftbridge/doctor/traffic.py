@@ -190,7 +190,7 @@ def _someone(family: Family, facts: Facts, uplink: str) -> Address:
     """Who is out there; where no default route leads to them, a neighbour of the host."""
     if facts.uplink(family):
         return _SOMEONE[family]
-    for route in facts.routes:
+    for route in facts.plain:
         prefix = route.prefix
         if route.interface == uplink and Family.of(prefix) is family and not prefix.is_link_local:
             found = (prefix[i] for i in range(min(prefix.num_addresses, 256)))
@@ -201,5 +201,5 @@ def _someone(family: Family, facts: Facts, uplink: str) -> Address:
 def _some_uplink(host: Host, facts: Facts) -> str:
     """Without a default route: the interface of any other route that is no network's."""
     bridges = {network.bridge for network in host.networks}
-    found = (r.interface for r in facts.routes if r.interface not in (*bridges, "lo"))
+    found = (r.interface for r in facts.plain if r.interface not in (*bridges, "lo"))
     return next(found, "")

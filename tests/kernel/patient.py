@@ -104,10 +104,14 @@ class Patient:
     def mend(self, diagnosis: str) -> dict[str, Any]:
         """Run every command of the finding, verbatim, and return the finding."""
         found = self.finding(diagnosis)
+        self.run(found)
+        return found
+
+    def run(self, found: dict[str, Any]) -> None:
+        """Run every command of a finding, of which there are some."""
         assert found["commands"], found
         for command in found["commands"]:
             self.sh(command)
-        return found
 
     def mend_all(self, *expected: str) -> None:
         """Run every command of every finding, all of which have to be of these diagnoses."""

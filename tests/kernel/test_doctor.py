@@ -34,13 +34,12 @@ def test_asked_about_a_packet_it_names_who_decides(patient: Patient) -> None:
     told = patient.doctor(*flow(patient))
     (decider,) = [chain for chain in told["chains"] if chain["verdict"] == "dropped"]
     assert (decider["table"], decider["chain"]) == ("table inet mine", "checks")
-    assert decider["rule"] == "reject"
+    assert decider["rule"] == "reject with icmpx admin-prohibited"
     (found,) = told["findings"]
     assert found["traffic"] == ["front: the packet asked about"]
-    assert found["where"] == "table inet mine, chain checks: 'reject'"
+    assert found["where"] == "table inet mine, chain checks: 'reject with icmpx admin-prohibited'"
     assert patient.published() is False
-    for command in found["commands"]:
-        patient.sh(command)
+    patient.run(found)
     assert patient.published()
     assert not patient.egress()  # nothing more was opened than what was asked about
 

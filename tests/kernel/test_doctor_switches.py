@@ -70,8 +70,7 @@ def test_reverse_path_filter(patient: Patient) -> None:
     flow = ("--in", "eth0", "--src", str(client), *to)
     assert patient.published() is False
     found = patient.finding("reverse-path", *flow)
-    for command in found["commands"]:
-        patient.sh(command)
+    patient.run(found)
     assert patient.published()
     assert patient.doctor(*flow)["wrong"] is False
 
