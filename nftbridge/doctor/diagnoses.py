@@ -105,7 +105,7 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "interface-forwarding-off",
         Severity.KILLS,
         switches.interface_forwarding_off,
-        "the kernel forwards no {family} that comes in by {interface}",
+        "the kernel forwards no IPv4 that comes in by {interface}",
         remedies.run("sysctl -w {switch}=1"),
     ),
     Diagnosis(
@@ -138,6 +138,14 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "the host cannot reach published ports by 127.0.0.1: there is no proxy, and the kernel"
         " routes no loopback address to a bridge",
         remedies.run("sysctl -w {switch}=1"),
+    ),
+    Diagnosis(
+        "forwarding-off-elsewhere",
+        Severity.REMARK,
+        switches.forwarding_off_elsewhere,
+        "published ports do not answer on {interface}: the kernel forwards no IPv4 from there",
+        remedies.run("sysctl -w {switch}=1"),
+        "only if others shall come in there",
     ),
     Diagnosis(
         "reverse-path-strict",

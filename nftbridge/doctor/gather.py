@@ -44,7 +44,6 @@ _PER_INTERFACE = (
     "ipv4/conf/{}/forwarding",
     "ipv4/conf/{}/rp_filter",
     "ipv4/conf/{}/route_localnet",
-    "ipv6/conf/{}/forwarding",
 )
 _DAEMONS = frozenset({"dockerd", "firewalld", "ufw", "libvirtd", "incusd", "kube-proxy"})
 _FAMILIES = ("inet", "ip", "ip6", "netdev")

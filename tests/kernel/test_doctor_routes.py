@@ -70,8 +70,8 @@ def test_the_same_for_ipv6(command: str, patient: Patient) -> None:
 )
 def test_the_way_out_is_refused(command: str, patient: Patient) -> None:
     patient.sh(command.format(patient.address("outside")))
-    asked = ("--in", "br-front", "--src", str(patient.address("worker")))
-    asked += ("--dst", str(patient.address("outside")), "--proto", "tcp", "--dport", "80")
+    packet = ("--in", "br-front", "--src", str(patient.address("worker")))
+    asked = (*packet, "--dst", str(patient.address("outside")), "--proto", "tcp", "--dport", "80")
     assert not patient.egress()
     found = patient.finding("misrouted", *asked)
     patient.run(found)
