@@ -81,6 +81,15 @@ class Case:
         """The bridges of our networks."""
         return frozenset(network.bridge for network in self.host.networks)
 
+    @cached_property
+    def closed(self) -> tuple[Met, ...]:
+        """What the boot baseline drops of what is forwarded, wanted or not."""
+        held = self.facts.baseline
+        if held is None:
+            return ()
+        met = meetings(self.traffic, (held,), self.marking, self.facts.ports)
+        return tuple(filter(drops, met))
+
     def stops(self, traffic: Traffic) -> bool:
         """Whether any base chain drops what the host file forbids."""
         return any(met.traffic is traffic and drops(met) for met in self.forbidden)

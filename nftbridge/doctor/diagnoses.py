@@ -15,7 +15,8 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         switches.rules_missing,
         "the kernel does not hold the rules of the host file ({drift}): what it forbids may pass,"
         " and what it publishes may not be reached",
-        remedies.run("{again}"),
+        remedies.apply_again,
+        "{unknown}",
     ),
     Diagnosis(
         "accepted-before",
@@ -32,6 +33,15 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "icc = false has no effect on {family}: containers of one network reach each other, since"
         " netfilter sees no bridged packets",
         remedies.filter_bridged,
+    ),
+    Diagnosis(
+        "baseline",
+        Severity.KILLS,
+        switches.baseline,
+        "the boot baseline is in force: until the first apply, nothing is forwarded by the bridges"
+        " that it closes",
+        remedies.apply_again,
+        "{unknown}",
     ),
     Diagnosis(
         "forwarding-off",

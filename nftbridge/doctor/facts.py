@@ -15,14 +15,16 @@ from nftbridge.model import Address, Family
 class Facts:
     """One host as it is now.
 
-    `tables` are those of others, and in ours what is the user's. `sysctls` are values below
+    `tables` are those of others, and in ours what is the user's; `baseline` is ours with nothing
+    but the boot baseline, if that is there. `sysctls` are values below
     /proc/sys/net by path, as far as they exist. `backend` is ours, `drift` says how the kernel
     differs from the host file ("": not at all). `daemons` are programs that run in this network
-    namespace. `unread` says what could not be looked at, `again` are the words of the command line
-    that brings our rules in once more.
+    namespace. `unread` says what could not be looked at, `again` is the command that brings our
+    rules in once more, "" if nobody knows from which file.
     """
 
     tables: tuple[Table, ...] = ()
+    baseline: Table | None = None
     sysctls: Mapping[str, str] = field(default_factory=dict[str, str])
     interfaces: Mapping[str, bool] = field(default_factory=dict[str, bool])
     """By name, whether they are up."""
@@ -37,7 +39,7 @@ class Facts:
     daemons: frozenset[str] = frozenset()
     backend: str = "nftables"
     drift: str = ""
-    again: str = "nftbridge apply FILE"
+    again: str = ""
     unread: tuple[str, ...] = ()
 
     def switch(self, path: str) -> int | None:

@@ -28,6 +28,7 @@ from nftbridge.doctor.ruleset import Chain, Maker, Rule, Table
 from nftbridge.effects import listening_interfaces
 from nftbridge.errors import UnavailableError
 from nftbridge.model import Address, Host
+from nftbridge.nft.read import BASELINE_CHAIN
 from nftbridge.nft.syntax import Json, is_list, is_object
 from nftbridge.policy.rules import DOCKER_USER, FILTER_FORWARD, NAMES
 
@@ -62,11 +63,13 @@ def gather(host: Host, netns: str | None, our_table: str) -> Facts:
     with namespaces.inside(netns):
         unread: list[str] = []
         tables = (*_nft_tables(our_table, unread), *_legacy_tables(unread))
+        baseline = next((t for t in tables if _is_baseline(t, our_table)), None)
         interfaces = dict(_interfaces())
         bridges = [network.bridge for network in host.networks]
         ports = _ports()
         return Facts(
-            tables=tables,
+            tables=tuple(table for table in tables if table is not baseline),
+            baseline=baseline,
             sysctls=dict(_sysctls((*interfaces, *bridges))),
             interfaces=interfaces,
             ports=ports,
@@ -104,8 +107,7 @@ def _nft_tables(our_table: str, unread: list[str]) -> Iterator[Table]:
             continue
         plain = _run("nft", "-a", "-s", "-t", "list", "table", family, name).stdout
         table = nftables.table(family, name, listed, plain)
-        ours = (family, name) == ("inet", our_table)
-        yield _users_part(table) if ours else table
+        yield from _parts(table) if (family, name) == ("inet", our_table) else (table,)
 
 
 def _nft_names() -> Iterator[tuple[str, str]]:
@@ -133,14 +135,24 @@ def _objects(text: str) -> list[Any]:
     return found if is_list(found) else []
 
 
-def _users_part(table: Table) -> Table:
-    """Of our own table what is the user's: DOCKER-USER where it is called, and other chains."""
-    ours = NAMES - {DOCKER_USER}
+def _parts(table: Table) -> Iterator[Table]:
+    """Of our own table the boot baseline, and what is the user's.
+
+    That is DOCKER-USER, where it is called, and other chains.
+    """
+    closing = table.chains.get(BASELINE_CHAIN)
+    if closing is not None:
+        yield replace(table, chains={BASELINE_CHAIN: closing})
+    ours = (NAMES | {BASELINE_CHAIN}) - {DOCKER_USER}
     chains = {name: chain for name, chain in table.chains.items() if name not in ours}
     call = Rule(({"jump": {"target": DOCKER_USER}},), f"jump {DOCKER_USER}")
     if DOCKER_USER in chains:
         chains[FILTER_FORWARD.name] = Chain(FILTER_FORWARD.name, (call,), "forward")
-    return replace(table, chains=chains)
+    yield replace(table, chains=chains)
+
+
+def _is_baseline(table: Table, our_table: str) -> bool:
+    return (table.family, table.name) == ("inet", our_table) and BASELINE_CHAIN in table.chains
 
 
 def _saved_by_iptables_nft(

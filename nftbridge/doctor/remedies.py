@@ -27,6 +27,11 @@ def run(*templates: str) -> Remedy:
     return remedy
 
 
+def apply_again(case: Case, _: Evidence) -> Iterable[str]:
+    """Apply the host file, if it is known which one that is."""
+    return (case.facts.again,) if case.facts.again else ()
+
+
 def filter_bridged(case: Case, evidence: Evidence) -> Iterator[str]:
     """Load br_netfilter where it is not there, and have it show packets to netfilter."""
     if case.facts.switch("bridge/bridge-nf-call-iptables") is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from nftbridge.errors import InputError, Problem
 from nftbridge.explain.question import Question
 from nftbridge.mirrored import settled
 from nftbridge.model import Host
+from nftbridge.nft.read import BASELINE_CHAIN
 from nftbridge.plan import Plan
 from nftbridge.report import summary
 
@@ -49,7 +51,7 @@ def run(
     Raises `UnavailableError` if not enough is permitted, `InputError` if there is no host to go by.
     """
     engine, choice = at
-    host, file = declared or (engine.status().applied, "FILE")
+    host, file = declared or (engine.status().applied, engine.last_path())
     if host is None:
         hint = "give the host file: nftbridge doctor FILE"
         raise InputError((Problem("FILE", "no apply is on record", hint),))
@@ -59,14 +61,14 @@ def run(
         gather(host, target.netns, target.table),
         backend=choice.backend.name,
         drift=_difference(drift),
-        again=_again(target, choice, file),
+        again=_again(target, choice, file) if os.path.exists(file) else "",
     )
     if question is None:
         found = tuple(traffic(host, facts, translated_ports(facts.tables)))
         return Examined(facts, examine(Case(host, facts, found)))
     about = asked(host, facts, _completed(question, facts))
     case = Case(host, facts, (about,))
-    met = tuple(meetings((about,), facts.tables, case.marking, facts.ports))
+    met = (*case.closed, *meetings((about,), facts.tables, case.marking, facts.ports))
     return Examined(facts, examine(case), about, met)
 
 
@@ -78,9 +80,11 @@ def _completed(question: Question, facts: Facts) -> Question:
 
 
 def _difference(plan: Plan) -> str:
-    if not plan:
-        return ""
-    return plan.install[0] if plan.install else summary(plan)
+    """How the kernel differs from the host file; the boot baseline is a finding of its own."""
+    reasons = [reason for reason in plan.install if BASELINE_CHAIN not in reason]
+    if reasons:
+        return reasons[0]
+    return summary(plan) if plan.added or plan.removed else ""
 
 
 def _again(target: Target, choice: Choice, file: str) -> str:

@@ -14,10 +14,26 @@ _BRIDGED = {Family.IPV4: "bridge-nf-call-iptables", Family.IPV6: "bridge-nf-call
 
 
 def rules_missing(case: Case) -> Iterator[Evidence]:
-    """The kernel differs from the host file."""
-    if case.facts.drift:
-        names = tuple(network.name for network in case.host.networks)
-        yield Evidence({"drift": case.facts.drift, "again": case.facts.again}, names)
+    """The kernel differs from the host file, and not all is closed until it does not."""
+    closed = {id(met.traffic) for met in case.closed}
+    open_ = {t.network for t in case.traffic if id(t) not in closed}
+    names = tuple(n.name for n in case.host.networks if not closed or n.name in open_)
+    if case.facts.drift and (names or not closed):
+        yield Evidence({"drift": case.facts.drift} | _unknown(case), names)
+
+
+def baseline(case: Case) -> Iterator[Evidence]:
+    """The boot baseline is in force."""
+    kinds = dict.fromkeys(str(met.traffic) for met in case.closed if met.traffic.wanted)
+    if case.facts.baseline is not None:
+        where = f"{case.facts.baseline}, chain {next(iter(case.facts.baseline.chains))}"
+        yield Evidence(_unknown(case), tuple(kinds), where)
+
+
+def _unknown(case: Case) -> dict[str, str]:
+    """What to say where there is no command that brings our rules in."""
+    said = "the host file is not on record: give it to `nftbridge apply`, or to doctor"
+    return {"unknown": "" if case.facts.again else said}
 
 
 def bridge_unfiltered(case: Case) -> Iterator[Evidence]:

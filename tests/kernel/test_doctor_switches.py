@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -13,17 +12,6 @@ from nftbridge.model import Address
 from tests.kernel.patient import INTERNAL, Patient, admitted
 
 pytestmark = pytest.mark.kernel
-
-
-def test_rules_flushed_leak(patient: Patient) -> None:
-    patient.sh("nft flush ruleset")
-    assert patient.reaches("outside", patient.address("web"), 80)  # never published like this
-    (command,) = patient.finding("rules-missing")["commands"]
-    assert command.startswith("nftbridge apply ")
-    patient.sh(f"{sys.executable} -m {command}")
-    assert patient.all_pass()
-    assert not patient.reaches("outside", patient.address("web"), 80)
-    assert patient.is_well()
 
 
 @pytest.mark.parametrize(
