@@ -38,8 +38,12 @@ def lines(facts: Facts, findings: Iterable[Finding], style: Style) -> Iterator[s
     yield (style.removed if wrong else style.added)(f"{verdict}; {looked}")
 
 
-def way_lines(traffic: Traffic, met: Iterable[Met], style: Style) -> Iterator[str]:
+def way_lines(
+    traffic: Traffic, met: Iterable[Met], assumed: Iterable[str], style: Style
+) -> Iterator[str]:
     """What every base chain of others does to the packet asked about, and what ours do."""
+    for words in assumed:
+        yield style.aside(f"{words} is assumed")
     yield style.title("in our own rules")
     yield f"  {sentence(traffic.way)}"
     yield style.title("in the rules of others")
@@ -55,22 +59,24 @@ def way_lines(traffic: Traffic, met: Iterable[Met], style: Style) -> Iterator[st
             yield style.aside(f"  {'':<20} unless this does otherwise: {doubt}")
 
 
-def to_data(
-    facts: Facts, findings: Iterable[Finding], asked: tuple[Traffic, Iterable[Met]] | None
-) -> dict[str, object]:
-    """Everything, for programs."""
+def to_data(facts: Facts, findings: Iterable[Finding]) -> dict[str, object]:
+    """The same for programs."""
     found = list(findings)
-    data: dict[str, object] = {
+    return {
         "wrong": any(finding.severity.wrong for finding in found),
         "findings": [_data(finding) for finding in found],
         "tables": [str(table) for table in facts.tables],
         "daemons": sorted(facts.daemons),
     }
-    if asked is not None:
-        traffic, met = asked
-        data["sentence"] = sentence(traffic.way)
-        data["chains"] = [_met_data(each) for each in met]
-    return data
+
+
+def way_data(traffic: Traffic, met: Iterable[Met], assumed: Iterable[str]) -> dict[str, object]:
+    """The same as `way_lines`."""
+    return {
+        "assumed": list(assumed),
+        "sentence": sentence(traffic.way),
+        "chains": [_met_data(each) for each in met],
+    }
 
 
 def _finding(finding: Finding, style: Style) -> Iterator[str]:

@@ -52,7 +52,42 @@ def test_a_packet_that_we_drop_ourselves_is_no_finding(patient: Patient) -> None
 
 def test_a_packet_asked_about_in_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--in", "eth0"]) == 1
-    assert "give --in, --src, --dst and --proto" in capsys.readouterr().err
+    assert "give --in and --dst at least" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_packet_asked_about_without_protocol_and_source(version: int, patient: Patient) -> None:
+    host, web = patient.address(HOST, version), patient.address("web", version)
+    asked = ("--in", "eth0", "--dst", str(host), "--dport", "8080")
+    told = patient.doctor(*asked)
+    assert told["wrong"] is False
+    protocol, source = told["assumed"]
+    assert protocol == "--proto tcp"
+    uplink = {4: "198.51.100.", 6: "2001:db8:100::"}[version]
+    assert source.startswith(f"--src {uplink}")
+    assert "translated to container web" in told["sentence"]
+    family = "ip" if version == 4 else "ip6"
+    patient.sh(
+        f"nft 'add table {family} own; add chain {family} own f"
+        " { type filter hook forward priority 0; };"
+        f" add rule {family} own f {family} daddr {web} tcp dport 80 drop'"
+    )
+    assert not patient.published(version)
+    (found,) = patient.doctor(*asked)["findings"]
+    patient.run(found)
+    assert patient.published(version)
+    assert patient.doctor(*asked)["wrong"] is False
+
+
+def test_who_sends_what_nobody_named(patient: Patient) -> None:
+    client = str(patient.address("outside"))
+    of = {"br-front": "--src 172.20.0.2", "host": f"--src {patient.address(HOST)}"}
+    for interface, source in of.items():
+        told = patient.doctor("--in", interface, "--dst", client, "--dport", "80")
+        assert told["assumed"][1] == source
+    patient.sh(f"ip route add default via {client}")
+    told = patient.doctor("--in", "eth0", "--dst", str(patient.address(HOST)), "--proto", "icmp")
+    assert told["assumed"] == ["--src 9.9.9.9"]
 
 
 def test_for_people(patient: Patient, capsys: pytest.CaptureFixture[str]) -> None:
