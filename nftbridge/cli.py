@@ -212,7 +212,9 @@ def _bridges(parser: _Parser) -> None:
         help="a bridge, or all whose names begin so: 'br-*'; may be repeated",
     )
     parser.add_argument(
-        "--print", action="store_true", help="only print it, for nft -f and nftables.service"
+        "--print",
+        action="store_true",
+        help="only print it, for nft -f and nftables.service; with --json for nft -j -f",
     )
 
 
