@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from nftbridge.doctor.case import Case, by_place
 from nftbridge.doctor.finding import Evidence
+from nftbridge.doctor.opening import behind
 from nftbridge.doctor.owners import owner
 from nftbridge.doctor.passage import LINK_HOOKS, Met, drops, is_early_answer, takes
 from nftbridge.doctor.ruleset import Place, Table
@@ -41,7 +42,14 @@ def foreign_drop(case: Case) -> Iterator[Evidence]:
     """A rule that a narrower accept can go before, or a policy."""
     for place, met in _dropping(case):
         if not _is_early(place, met) and owner(place.table) != "firewalld":
-            yield Evidence.at(place, met, table=_named(place.table))
+            yield Evidence.at(place, met, table=_named(place.table), behind=_behind(met))
+
+
+def _behind(met: tuple[Met, ...]) -> str:
+    """What is said of an advice that opens more than the rule that it goes before."""
+    rules = dict.fromkeys(f"'{p.rule.text}'" for m in met for p in behind(m) if p.rule)
+    told = ", ".join([*rules][:_TOLD]) + (" and others" if len(rules) > _TOLD else "")
+    return f"it lets pass, too, what is dropped behind that rule by {told}; " if rules else ""
 
 
 def early_drop(case: Case) -> Iterator[Evidence]:

@@ -51,7 +51,8 @@ class Rewrite:
 class Decision:
     """The outcome, where it was decided, and the rules that might have decided otherwise.
 
-    `statement` is the one that translates, for `Verdict.TRANSLATE`; `rewrites` happened before.
+    `statement` is the one that translates, for `Verdict.TRANSLATE`; `rewrites` happened before, and
+    `via` are the rules that led into the chain, the nearest first.
     """
 
     verdict: Verdict
@@ -59,6 +60,7 @@ class Decision:
     doubts: tuple[Place, ...] = ()
     statement: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rewrites: tuple[Rewrite, ...] = ()
+    via: tuple[Place, ...] = ()
 
 
 _FINAL = {
@@ -142,8 +144,10 @@ class _Walk:
                 self.doubts.append((place, None))
                 continue
             decided = self.through(below, depth + 1)
-            if decided is not None or kind == "goto":
-                return decided
+            if decided is not None:
+                return replace(decided, via=(*decided.via, place))
+            if kind == "goto":
+                return None
         return None
 
     def _carried_out(self, place: Place, rule: Rule) -> Json | None:
