@@ -81,14 +81,14 @@ class Traffic:
 
 def traffic(host: Host, facts: Facts, named: Ports) -> Iterator[Traffic]:
     """An example of all that concerns the networks of `host`, whose WSL mode is settled."""
-    evaluator = Evaluator.of(host)
+    evaluator, names = Evaluator.of(host), Names(host)
     for network in host.networks:
         for family in host.families():
             if network.subnet(family) is None:
                 continue
             for kind, question in _questions(network, family, host, facts, named):
                 bridged = family in facts.bridged()
-                way = follow(host, question, evaluator, bridged=bridged)
+                way = follow(host, question, evaluator, bridged=bridged, names=names)
                 if way.fate is not Fate.BRIDGED:
                     yield Traffic(network.name, family, f"{kind}, {family.label}", way)
 
