@@ -82,6 +82,7 @@ def test_a_packet_asked_about_without_protocol_and_source(version: int, patient:
 
 def test_who_sends_what_nobody_named(patient: Patient) -> None:
     client = str(patient.address("outside"))
+    patient.sh("ip route del 172.20.0.0/16 dev br-front")  # not by the route to it
     of = {"br-front": "--src 172.20.0.2", "host": f"--src {patient.address(HOST)}"}
     for interface, source in of.items():
         told = patient.doctor("--in", interface, "--dst", client, "--dport", "80")

@@ -79,15 +79,27 @@ def test_the_way_out_is_refused(command: str, patient: Patient) -> None:
     assert patient.doctor(*asked)["wrong"] is False
 
 
-def test_routes_that_are_in_nobody_s_way(patient: Patient) -> None:
-    """What is looked up before and leads nowhere, and what is for others."""
-    patient.sh(
-        "ip rule add table 8; ip route add throw 172.20.0.0/16 table 8;"
-        " ip route add blackhole 172.20.0.0/16 table 9; ip rule add fwmark 1 table 9;"
-        " ip rule add from 10.0.0.0/8 table 9; ip rule add iif lo table 9;"
-        " ip route add default dev eth0 table 10; ip rule add not fwmark 5 table 10 pref 40;"
-        " ip rule add table main suppress_prefixlength 0 pref 39;"
-        " ip route add blackhole 10.0.0.0/8; ip rule add ipproto udp dport 53 prohibit"
-    )
-    assert patient.all_pass()
+ELSEWHERE_FIRST = (
+    "ip route del 172.20.0.0/16 dev br-front; ip rule add table 11 pref 50;"
+    " ip route add 172.20.0.0/16 dev br-front table 11; ip route add default dev eth0"
+)
+IN_NOBODYS_WAY: dict[str, str] = {
+    "a mark": "ip rule add fwmark 1 blackhole",
+    "all but": "ip rule add not ipproto tcp blackhole",
+    "ports": "ip rule add ipproto tcp dport 1-79 blackhole",
+    "another source": "ip rule add from 10.0.0.0/8 blackhole",
+    "another destination": "ip route add blackhole 172.20.0.64/26",
+    "the host itself": "ip rule add iif lo blackhole",
+    "a throw": "ip rule add table 8 pref 9; ip route add throw 172.20.0.0/16 table 8",
+    "a table that nobody asks": "ip route add blackhole 172.20.0.0/16 table 9",
+    "suppressed": f"{ELSEWHERE_FIRST}; ip rule add table main suppress_prefixlength 0 pref 40;"
+    " ip rule add not fwmark 0x51 table 12 pref 60; ip route add default dev eth0 table 12",
+    "a worse metric": "ip route add blackhole 172.20.0.0/16 metric 9",
+}
+
+
+@pytest.mark.parametrize("name", IN_NOBODYS_WAY)
+def test_what_is_in_nobody_s_way(name: str, patient: Patient) -> None:
+    patient.sh(IN_NOBODYS_WAY[name])
+    assert patient.all_pass(4)
     assert patient.doctor()["findings"] == []
