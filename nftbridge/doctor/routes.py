@@ -8,7 +8,7 @@ from nftbridge.doctor.case import Case
 from nftbridge.doctor.finding import Evidence
 from nftbridge.doctor.passage import stages
 from nftbridge.doctor.routing import REFUSING, Choice, Route, Sent, sent
-from nftbridge.model import Address, Prefix
+from nftbridge.model import Prefix
 from nftbridge.policy.evaluate import Packet
 
 _ENDS = {
@@ -31,8 +31,8 @@ def misrouted(case: Case) -> Iterator[Evidence]:
                     key = way.route, way.choice, packet.oif if packet.oif in case.bridges else ""
                     found.setdefault(key, (packet, way, []))[2].append(str(traffic))
     for packet, way, kinds in found.values():
-        words = {"destination": str(packet.daddr), "what": _what(way), "mend": ""}
-        words["mend"] = _mend(case, packet, way)
+        words = {"what": _what(way), "mend": _mend(case, packet, way)}
+        words["destination"] = str(packet.daddr)
         yield Evidence(words, tuple(dict.fromkeys(kinds)))
 
 
@@ -68,19 +68,12 @@ def _mend(case: Case, packet: Packet, way: Sent) -> str:
         return f"{ip} rule add to {subnet} lookup main pref {max(way.priority - 1, 0)}"
     if route is not None and route.prefix.prefixlen >= subnet.prefixlen:
         if way.kind == "local":
-            return f"{ip} address del {route.prefix} dev {route.interface}"
+            return f"{ip} address flush dev {route.interface} to {route.prefix}"
         return f"{ip} route del {route}"
     return f"{ip} route add {subnet} dev {packet.oif}"
 
 
 def _subnet(case: Case, packet: Packet) -> Prefix | None:
     """The subnet of the network that the packet is for."""
-    return next((s for s in _subnets(case, packet.oif) if _holds(s, packet.daddr)), None)
-
-
-def _subnets(case: Case, bridge: str) -> Iterator[Prefix]:
-    return (s for n in case.host.networks if n.bridge == bridge for s in n.subnets)
-
-
-def _holds(subnet: Prefix, address: Address) -> bool:
-    return subnet.version == address.version and address in subnet
+    subnets = (s for n in case.host.networks if n.bridge == packet.oif for s in n.subnets)
+    return next((subnet for subnet in subnets if packet.daddr in subnet), None)

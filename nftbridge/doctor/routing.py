@@ -17,7 +17,7 @@ REFUSING = frozenset({"blackhole", "unreachable", "prohibit"})
 """Routes, and actions of rules, that end a packet."""
 
 _SELECTORS = frozenset(
-    {"src", "srclen", "dst", "dstlen", "iif", "fwmark", "fwmask", "ipproto", "not", "tos"}
+    {"src", "srclen", "dst", "dstlen", "iif", "fwmark", "fwmask", "ipproto", "not"}
     | {"dport", "dport_start", "dport_end"}
 )
 _OTHERWISE = frozenset(

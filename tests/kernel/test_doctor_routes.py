@@ -16,6 +16,10 @@ TO_CONTAINERS: dict[str, tuple[str, str]] = {
     "other device": (ELSEWHERE + "ip route add 172.20.0.0/17 dev eth9", "leads by eth9"),
     "no route": ("ip route del 172.20.0.0/16 dev br-front", "no route leads there"),
     "an address of the host": ("ip address add 172.20.0.2/32 dev lo", "keeps them on the host"),
+    "an address of the host with its subnet": (
+        f"{ELSEWHERE}ip address add 172.20.0.2/17 dev eth9",
+        "route '172.20.0.0/17 dev eth9' leads by eth9",
+    ),
     "a rule that ends them": ("ip rule add to 172.20.0.0/16 blackhole", "discards them"),
     "another table": (
         ELSEWHERE + "ip route add default dev eth9 table 7; ip rule add to 172.16.0.0/12 table 7",
