@@ -96,7 +96,7 @@ def _wholly(
 ) -> Applied:
     loaded = source.load()
     warn(loaded.warnings)
-    vouched = None if loaded.warnings else source
+    vouched = source.unvouched() if loaded.warnings else source
 
     def rules(engine: Deployment) -> Plan:
         if not confirm:

@@ -212,7 +212,9 @@ def _bridges(parser: _Parser) -> None:
         help="a bridge, or all whose names begin so: 'br-*'; may be repeated",
     )
     parser.add_argument(
-        "--print", action="store_true", help="only print it, for nft -f and nftables.service"
+        "--print",
+        action="store_true",
+        help="only print it, for nft -f and nftables.service; with --json for nft -j -f",
     )
 
 
@@ -272,7 +274,10 @@ def _flow(parser: _Parser) -> None:
 
 
 def _add_packet(parser: _Parser, *, required: bool) -> None:
-    """One packet; `required` is whether there must be one. Then it has these four at least."""
+    """One packet; `required` is whether there must be one. Then it has these four at least.
+
+    Else, if there is one, --src and --proto may be left out.
+    """
     for option, dest, metavar, meaning in (
         ("--in", "iif", "IF", "where the packet comes in: a bridge, an uplink, or host"),
         ("--src", "source", "ADDRESS", "its source"),

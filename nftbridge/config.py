@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO, TypeAlias, cast
 
 from nftbridge.errors import InputError, Problem
@@ -56,12 +56,24 @@ class HostFile:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Host files as they were read, before anyone has made sense of them."""
+    """Host files as they were read, before anyone has made sense of them.
+
+    `path` is absolute, "" for standard input. Of what is not `vouched` for, since there are
+    warnings to be said each time, only that is to be recorded.
+    """
 
     files: tuple[_File, ...]
+    path: str = ""
+    vouched: bool = True
+
+    def unvouched(self) -> Source:
+        """The same where there is something to be said of it."""
+        return replace(self, vouched=False)
 
     def digest(self) -> str:
         """What tells this content from any other; "" if some of it could not be read."""
+        if not self.vouched:
+            return ""
         import hashlib  # noqa: PLC0415 - 3 ms, only for who applies
 
         found = hashlib.sha256()
@@ -75,7 +87,7 @@ class Source:
 
     def document(self) -> dict[str, Any] | None:
         """What one file holds; None if there are several, or if it makes no sense."""
-        if len(self.files) != 1:
+        if len(self.files) != 1 or not self.vouched:
             return None
         data = self.files[0].data()
         return cast("dict[str, Any]", data) if type(data) is dict else None
@@ -107,11 +119,12 @@ def read(source: str, stdin: TextIO | None = None) -> Source:
             tuple(
                 _file(os.path.join(source, name), Sheet(_printable(name), in_folder=True))
                 for name in _names_in(source)
-            )
+            ),
+            os.path.abspath(source),
         )
     sheet = Sheet(_printable(source))
     if _suffix(source) in _SUFFIXES:
-        return Source((_file(source, sheet),))
+        return Source((_file(source, sheet),), os.path.abspath(source))
     if os.path.exists(source):
         message, hint = "is neither .toml nor .json", "rename it, or give JSON on standard input: -"
     else:

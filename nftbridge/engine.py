@@ -104,7 +104,7 @@ class Engine:
 
         The kernel is listed only if something may have changed it since the last apply. Raises
         `KernelRefusedError` if the kernel refused it; then nothing was changed. `source` is what it
-        was loaded from, if that gave no warning: `apply_source` then has something to go by.
+        was loaded from; if that is vouched for, `apply_source` then has something to go by.
         """
         return self._apply(lambda: host, source)
 
@@ -127,7 +127,11 @@ class Engine:
                 return None
             forwarded = {*self._state.forwarded(), *forwarded_families(plan.wanted_host or Host())}
             record = Record(
-                document, source.digest(), canonical=False, forwarded=tuple(sorted(forwarded))
+                document,
+                source.digest(),
+                canonical=False,
+                forwarded=tuple(sorted(forwarded)),
+                path=source.path,
             )
             return self._go_short(plan, lambda: source.load().host, record, start)
 
@@ -155,6 +159,10 @@ class Engine:
             return None  # which backend that would be is up to the first apply
         return cls(target, choose(recorded, target).backend, state)
 
+    def last_path(self) -> str:
+        """The file or folder that the last apply read; "" if that is not known."""
+        return self._state.path()
+
     def last_applied(self) -> Host | None:
         """The host that was last applied; None if no apply is on record, or a remove."""
         return self._state.applied()
@@ -176,7 +184,9 @@ class Engine:
     def _go_to(self, declared: Host, source: Source | None = None) -> Plan:
         """The way to that host, with the lock held."""
         host = settled(declared, self._target.netns)
-        record = Record.of(host, source if host is declared else None)
+        if source is not None and host is not declared:
+            source = source.unvouched()
+        record = Record.of(host, source)
         start = self._generation()
         plan = self._short_way(record.document, start)
         if plan is None:

@@ -24,13 +24,14 @@ class Record:
     """What is recorded of a host: a document, and a digest if files of that digest say all of it.
 
     `canonical` documents are those of `host_to_data`. The kernel has to forward the families in
-    `forwarded`.
+    `forwarded`. `path` is where it was read from, if that is known.
     """
 
     document: Document
     digest: str = ""
     canonical: bool = True
     forwarded: tuple[str, ...] = ()
+    path: str = ""
 
     @classmethod
     def of(cls, host: Host, source: Source | None = None) -> Record:
@@ -40,14 +41,14 @@ class Record:
         document, digest = source.document(), "" if may_lack_effects(host) else source.digest()
         families = forwarded_families(host)
         if document is None:
-            return cls(config.host_to_data(host), digest, forwarded=families)
-        return cls(document, digest, canonical=False, forwarded=families)
+            return cls(config.host_to_data(host), digest, forwarded=families, path=source.path)
+        return cls(document, digest, canonical=False, forwarded=families, path=source.path)
 
     @classmethod
     def of_last_apply(cls, state: Past) -> Record:
         """The record that `state` has, which must have one."""
         document = cast("Document", state.document())
-        return cls(document, state.source(), state.canonical(), state.forwarded())
+        return cls(document, state.source(), state.canonical(), state.forwarded(), state.path())
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +69,16 @@ class Recorder:
         the same is left as it is.
         """
         state = self.state
-        if not commits and not anyway and state.document() == record.document:
+        same = state.document() == record.document and record.path in ("", state.path())
+        if not commits and not anyway and same:
             yield
             state.drop_unsettled()  # what somebody announced and did not do
         else:
             if self._leads_elsewhere(record):
                 state.step()
-            state.announce(record.document, self.backend, canonical=record.canonical)
+            state.announce(
+                record.document, self.backend, canonical=record.canonical, path=record.path
+            )
             try:
                 yield
             except PartlyAppliedError:

@@ -191,8 +191,8 @@ class Table:
         found = default if text is None else _member(type(default), text)
         if found is None:
             known = ", ".join(member.value for member in type(default))
-            message = f"{shown(text)} is not a {key.partition('_ipv')[0]}"
-            self.sheet.refuse(self.at(key), message, f"write one of {known}")
+            hint = f'write e.g. {key} = "{default.value}", the default'
+            self.sheet.refuse(self.at(key), f"{shown(text)} is not one of {known}", hint)
         return found or default
 
     def address(self, key: str, kind: type[_A]) -> _A | None:

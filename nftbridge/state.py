@@ -92,18 +92,23 @@ class State:
         """Whether that document is one of `host_to_data`."""
         return self._head("applied.json").get("canonical") is True
 
+    def path(self) -> str:
+        """The file or folder that it was read from; "" if that is not known, or no longer it."""
+        found = self._head("applied.json").get("path")
+        return found if isinstance(found, str) and not self._lines() else ""
+
     def fold(self) -> None:
         """Put small changes whose end is on record into ``applied.json``, as `begin` needs it."""
         lines, canonical = self._lines(), self.canonical()
         if (canonical and not lines) or (lines and "done" not in lines[-1]):
             return
-        mark, source, backend = self.mark(), self.source(), self.backend()
+        mark, source, backend, path = self.mark(), self.source(), self.backend(), self.path()
         document = self.document()
         if not canonical:
             host = _host(document)
             document = None if host is None else config.host_to_data(host)
         if backend is not None and document is not None:
-            self.announce(cast("Document", document), backend)
+            self.announce(cast("Document", document), backend, path=path)
             self.settle()
             self.set_mark(mark, source if not lines else "", self.forwarded())
 
@@ -137,7 +142,9 @@ class State:
             found.append(_host(self._with_changes([*self._done_changes(), *lines[-1]["changes"]])))
         return [host for host in found if host is not None]
 
-    def announce(self, document: Document, backend: str, *, canonical: bool = True) -> None:
+    def announce(
+        self, document: Document, backend: str, *, canonical: bool = True, path: str = ""
+    ) -> None:
         """Record that a transaction towards the host of `document` is about to begin.
 
         `canonical` documents are those of `host_to_data`. What was announced before and neither
@@ -150,6 +157,7 @@ class State:
             "backend": backend,
             "canonical": canonical,
             "serial": self._serial() + 1,
+            "path": path,
             "host": document,
         }
         if unsettled := self._unsettled():

@@ -13,7 +13,8 @@ from nftbridge.compat.tools import Variant
 from nftbridge.doctor import nftables
 from nftbridge.doctor.case import Case
 from nftbridge.doctor.diagnoses import examine
-from nftbridge.doctor.facts import Facts, Route
+from nftbridge.doctor.facts import Facts
+from nftbridge.doctor.routing import Route
 from nftbridge.doctor.show import lines as diagnosed
 from nftbridge.doctor.traffic import traffic, translated_ports
 from nftbridge.explain.question import Typed, read
@@ -83,11 +84,12 @@ def _explained(host: Host) -> Iterator[str]:
 def _examined(host: Host) -> Iterator[str]:
     """What doctor says beside a firewall that lets containers out and knows nothing of ports."""
     filter_table = nftables.table("inet", "filter", [{"chain": _FORWARD}, {"rule": _LET_OUT}])
+    own = (Route(subnet, n.bridge) for n in host.networks for subnet in n.subnets)
     facts = Facts(
         tables=(filter_table,),
         interfaces={"br-front": True, "br-data": True, "eth0": True},
         addresses=(ip_address("192.0.2.1"),),
-        routes=(Route(ip_network("0.0.0.0/0"), "eth0"),),
+        routes=(Route(ip_network("0.0.0.0/0"), "eth0"), *own),
     )
     found = tuple(traffic(host, facts, translated_ports(facts.tables)))
     yield "$ nftbridge doctor"

@@ -20,7 +20,7 @@ from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.model import Host
 
 if TYPE_CHECKING:  # imported only by the functions that need them
-    from nftbridge.explain.question import Question
+    from nftbridge.explain.question import Question, Typed
     from nftbridge.explain.way import Way
 
 DISAGREEMENT = 70
@@ -54,17 +54,19 @@ def explain(options: Namespace) -> int:
 def doctor(options: Namespace) -> int:
     """Say what else on this host kills or leaks traffic, and what mends it."""
     from nftbridge.doctor.run import run
-    from nftbridge.doctor.show import lines, to_data, way_lines
+    from nftbridge.doctor.show import lines, to_data, way_data, way_lines
 
     question = _flow(options)
     declared = (load(options), str(options.file)) if options.file else None
     found = run(target(options), engine_of_last_apply(options), declared, question)
     if options.json:
-        asked = None if found.asked is None else (found.asked, found.met)
-        print_json(to_data(found.facts, found.findings, asked))
+        data = to_data(found.facts, found.findings)
+        if found.asked is not None:
+            data |= way_data(found.asked, found.met, found.assumed)
+        print_json(data)
     else:
         if found.asked is not None:
-            print_lines(way_lines(found.asked, found.met, style()))
+            print_lines(way_lines(found.asked, found.met, found.assumed, style()))
         print_lines(lines(found.facts, found.findings, style()))
     return CHANGES if found.wrong else 0
 
@@ -114,14 +116,15 @@ def _way(options: Namespace, question: Question, host: Host | None) -> Way:
     return follow(settled(host, options.netns), question)
 
 
-def _flow(options: Namespace) -> Question | None:
+def _flow(options: Namespace) -> Typed | None:
     """The packet that doctor is asked about; None if it is asked about everything."""
-    from nftbridge.explain.question import Typed, read
+    from nftbridge.explain.question import Typed
 
-    needed = (options.iif, options.source, options.destination, options.protocol)
-    if not any((*needed, options.dport, options.out)):
+    iif, source, destination = options.iif, options.source, options.destination
+    if not any((iif, source, destination, options.protocol, options.dport, options.out)):
         return None
-    if None in needed:
-        hint = "give --in, --src, --dst and --proto, or none of them"
+    if not iif or not destination:
+        hint = "give --in and --dst at least, or nothing of it"
         raise InputError((Problem("", "a packet is asked about in part", hint),))
-    return read(Typed(*needed, options.dport, options.out))
+    others = (options.protocol or "", options.dport, options.out)
+    return Typed(iif, source or "", destination, *others)

@@ -69,10 +69,14 @@ def rollback(options: Namespace) -> int:
 
 def baseline(options: Namespace) -> int:
     """Forward nothing into or out of bridges until the first apply."""
+    from nftbridge.nft.baseline import commands, script
     from nftbridge.nft.baseline import load as load_baseline
-    from nftbridge.nft.baseline import script
+    from nftbridge.nft.document import wrap
 
     bridges = _bridges(options)
+    if options.print and options.json:
+        print_json(wrap(commands(options.table, bridges)))
+        return 0
     if options.print:
         print(script(options.table, bridges), end="")
         return 0

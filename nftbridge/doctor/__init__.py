@@ -11,8 +11,11 @@
     opening    the narrowest rule that lets a packet pass, as nft or iptables write it
     docker     what Docker left behind, by layout
     owners     whose table is whose
+    asking     the packet that somebody asks about, completed
     case       a host file, the facts and the traffic together
     finding    what a diagnosis is made of, and what comes of it
+    routing    where the kernel sends a packet, by its rules and tables of routes
+    routes     conditions of those
     switches   conditions of the kernel's state
     encounters conditions of other people's rules
     remedies   the commands that mend something

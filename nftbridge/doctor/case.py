@@ -81,6 +81,15 @@ class Case:
         """The bridges of our networks."""
         return frozenset(network.bridge for network in self.host.networks)
 
+    @cached_property
+    def closed(self) -> tuple[Met, ...]:
+        """What the boot baseline drops of what is forwarded, wanted or not."""
+        held = self.facts.baseline
+        if held is None:
+            return ()
+        met = meetings(self.traffic, (held,), self.marking, self.facts.ports)
+        return tuple(filter(drops, met))
+
     def stops(self, traffic: Traffic) -> bool:
         """Whether any base chain drops what the host file forbids."""
         return any(met.traffic is traffic and drops(met) for met in self.forbidden)
@@ -91,7 +100,8 @@ class Case:
         return self.remains.owns(place.table, place.chain, place.rule)
 
     def _meetings(self, tables: tuple[Table, ...], *, wanted: bool) -> Iterator[Met]:
-        return meetings((t for t in self.traffic if t.wanted is wanted), tables, self.marking)
+        found = (t for t in self.traffic if t.wanted is wanted)
+        return meetings(found, tables, self.marking, self.facts.ports)
 
 
 def by_place(met: Iterable[Met]) -> list[tuple[Place, tuple[Met, ...]]]:

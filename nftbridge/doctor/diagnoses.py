@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nftbridge.doctor import encounters, remedies, switches
+from nftbridge.doctor import encounters, remedies, routes, switches
 from nftbridge.doctor.case import Case
 from nftbridge.doctor.finding import Diagnosis, Finding, Severity
 
@@ -15,14 +15,15 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         switches.rules_missing,
         "the kernel does not hold the rules of the host file ({drift}): what it forbids may pass,"
         " and what it publishes may not be reached",
-        remedies.run("{again}"),
+        remedies.apply_again,
+        "{unknown}",
     ),
     Diagnosis(
         "accepted-before",
         Severity.LEAKS,
         encounters.accepted_before,
         "a line before ours accepts what the host file forbids",
-        remedies.delete_rule,
+        remedies.lift,
         _LASTS,
     ),
     Diagnosis(
@@ -32,6 +33,15 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "icc = false has no effect on {family}: containers of one network reach each other, since"
         " netfilter sees no bridged packets",
         remedies.filter_bridged,
+    ),
+    Diagnosis(
+        "baseline",
+        Severity.KILLS,
+        switches.baseline,
+        "the boot baseline is in force: until the first apply, nothing is forwarded by the bridges"
+        " that it closes",
+        remedies.apply_again,
+        "{unknown}",
     ),
     Diagnosis(
         "forwarding-off",
@@ -66,14 +76,14 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         encounters.foreign_drop,
         "{table} drops what the host file lets pass; an accept elsewhere does not outweigh that",
         remedies.accept_before,
-        _LASTS,
+        "{behind}" + _LASTS,
     ),
     Diagnosis(
         "early-drop",
         Severity.KILLS,
         encounters.early_drop,
-        "{table} drops what the host file lets pass, before connection tracking can tell answers",
-        remedies.delete_rule,
+        "{table} drops what the host file lets pass, where connection tracking cannot tell answers",
+        remedies.lift,
         f"put what it is good for into the forward hook; {_LASTS}",
     ),
     Diagnosis(
@@ -82,7 +92,7 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         encounters.untracked,
         "{table} keeps packets from connection tracking: they are not translated, and their"
         " answers are not known",
-        remedies.delete_rule,
+        remedies.lift,
         _LASTS,
     ),
     Diagnosis(
@@ -90,14 +100,22 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         Severity.KILLS,
         encounters.port_taken,
         "{table} translates it to {target} instead",
-        remedies.delete_rule,
+        remedies.lift,
         "or choose another port in the host file, if that one is in use",
+    ),
+    Diagnosis(
+        "rewritten",
+        Severity.KILLS,
+        encounters.rewritten,
+        "{table} gives packets the {field} {value}, and they arrive there or nowhere",
+        remedies.lift,
+        _LASTS,
     ),
     Diagnosis(
         "interface-forwarding-off",
         Severity.KILLS,
         switches.interface_forwarding_off,
-        "the kernel forwards no {family} that comes in by {interface}",
+        "the kernel forwards no IPv4 that comes in by {interface}",
         remedies.run("sysctl -w {switch}=1"),
     ),
     Diagnosis(
@@ -106,6 +124,14 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         switches.bridge_down,
         "the bridge {bridge} is down",
         remedies.run("ip link set dev {bridge} up"),
+    ),
+    Diagnosis(
+        "misrouted",
+        Severity.KILLS,
+        routes.misrouted,
+        "packets to {destination} do not arrive: {what}",
+        remedies.run("{mend}"),
+        "lasts until the routes are set anew: change whatever sets them, too",
     ),
     Diagnosis(
         "reverse-path",
@@ -122,6 +148,14 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "the host cannot reach published ports by 127.0.0.1: there is no proxy, and the kernel"
         " routes no loopback address to a bridge",
         remedies.run("sysctl -w {switch}=1"),
+    ),
+    Diagnosis(
+        "forwarding-off-elsewhere",
+        Severity.REMARK,
+        switches.forwarding_off_elsewhere,
+        "published ports do not answer on {interface}: the kernel forwards no IPv4 from there",
+        remedies.run("sysctl -w {switch}=1"),
+        "only if others shall come in there",
     ),
     Diagnosis(
         "reverse-path-strict",
@@ -162,6 +196,13 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         "there is no bridge {bridge} yet",
         remedies.nothing,
         "whoever makes the network makes it",
+    ),
+    Diagnosis(
+        "rewritten-somehow",
+        Severity.REMARK,
+        encounters.rewritten_somehow,
+        "{table} rewrites the {field} of packets: what becomes of them is uncertain from there on",
+        remedies.nothing,
     ),
     Diagnosis(
         "not-understood",

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 from nftbridge.doctor.case import Case, by_place
 from nftbridge.doctor.finding import Evidence
+from nftbridge.doctor.opening import behind
 from nftbridge.doctor.owners import owner
-from nftbridge.doctor.passage import Met, drops, is_early_answer, takes
+from nftbridge.doctor.passage import LINK_HOOKS, Met, drops, is_early_answer, takes
 from nftbridge.doctor.ruleset import Place, Table
-from nftbridge.doctor.walk import Verdict
+from nftbridge.doctor.walk import Rewrite, Verdict
 
 _TOLD = 3
 """How many rules are shown where many say the same."""
 
+_DESTINATION = frozenset({"daddr", "dport"})
 _LOOKED_AFTER = frozenset({"", "Docker", "firewalld"})
 
 
@@ -40,11 +42,18 @@ def foreign_drop(case: Case) -> Iterator[Evidence]:
     """A rule that a narrower accept can go before, or a policy."""
     for place, met in _dropping(case):
         if not _is_early(place, met) and owner(place.table) != "firewalld":
-            yield Evidence.at(place, met, table=_named(place.table))
+            yield Evidence.at(place, met, table=_named(place.table), behind=_behind(met))
+
+
+def _behind(met: tuple[Met, ...]) -> str:
+    """What is said of an advice that opens more than the rule that it goes before."""
+    rules = dict.fromkeys(f"'{p.rule.text}'" for m in met for p in behind(m) if p.rule)
+    told = ", ".join([*rules][:_TOLD]) + (" and others" if len(rules) > _TOLD else "")
+    return f"it lets pass, too, what is dropped behind that rule by {told}; " if rules else ""
 
 
 def early_drop(case: Case) -> Iterator[Evidence]:
-    """A rule that drops answers before connection tracking has told them."""
+    """What drops answers where connection tracking does not tell them, or by policy even ARP."""
     for place, met in _dropping(case):
         if _is_early(place, met):
             yield Evidence.at(place, met, table=_named(place.table))
@@ -71,6 +80,34 @@ def port_taken(case: Case) -> Iterator[Evidence]:
         target = str(said.get("addr") or "the host itself")
         target += f" port {said['port']}" if said.get("port") else ""
         yield Evidence.at(place, met, table=_named(place.table), target=target)
+
+
+def rewritten(case: Case) -> Iterator[Evidence]:
+    """Rules that send packets elsewhere without a translation that connection tracking knows."""
+    for rewrite, met in _rewrites(case):
+        if rewrite.value and rewrite.field in _DESTINATION:
+            words = {"table": _named(rewrite.place.table), "value": rewrite.value}
+            field = "destination" + (" port" if rewrite.field == "dport" else "")
+            yield Evidence.at(rewrite.place, met, **words, field=field)
+
+
+def rewritten_somehow(case: Case) -> Iterator[Evidence]:
+    """Rules after which it cannot be told whether the packet still arrives."""
+    for rewrite, met in _rewrites(case):
+        if not (rewrite.value and rewrite.field in _DESTINATION):
+            yield Evidence.at(
+                rewrite.place, met, table=_named(rewrite.place.table), field=rewrite.field
+            )
+
+
+def _rewrites(case: Case) -> Iterator[tuple[Rewrite, tuple[Met, ...]]]:
+    """Each rule that rewrites what is wanted, with the packets that it does it to."""
+    found: dict[tuple[str, str], tuple[Rewrite, list[Met]]] = {}
+    for met in case.met:
+        for rewrite in met.decision.rewrites:
+            named = found.setdefault((str(rewrite.place), rewrite.field), (rewrite, []))
+            named[1].append(met)
+    return ((rewrite, tuple(met)) for rewrite, met in found.values())
 
 
 def docker_left_over(case: Case) -> Iterator[Evidence]:
@@ -121,7 +158,8 @@ def _dropping(case: Case) -> list[tuple[Place, tuple[Met, ...]]]:
 
 
 def _is_early(place: Place, met: tuple[Met, ...]) -> bool:
-    return place.rule is not None and any(map(is_early_answer, met))
+    closed = place.rule is None and place.chain.hook in LINK_HOOKS
+    return closed or any(map(is_early_answer, met))
 
 
 def _named(table: Table) -> str:

@@ -16,18 +16,20 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from nftbridge import netns as namespaces
-from nftbridge.doctor import iptables, nftables
-from nftbridge.doctor.facts import Facts, Route
+from nftbridge.doctor import iptables, nftables, routing
+from nftbridge.doctor.facts import Facts
+from nftbridge.doctor.routing import USUAL, Choice, Route
 from nftbridge.doctor.ruleset import Chain, Maker, Rule, Table
 from nftbridge.effects import listening_interfaces
 from nftbridge.errors import UnavailableError
 from nftbridge.model import Address, Host
-from nftbridge.nft.syntax import is_list, is_object
+from nftbridge.nft.read import BASELINE_CHAIN
+from nftbridge.nft.syntax import Json, is_list, is_object
 from nftbridge.policy.rules import DOCKER_USER, FILTER_FORWARD, NAMES
 
 _NET = Path("/proc/thread-self/net")
@@ -43,15 +45,12 @@ _PER_INTERFACE = (
     "ipv4/conf/{}/forwarding",
     "ipv4/conf/{}/rp_filter",
     "ipv4/conf/{}/route_localnet",
-    "ipv6/conf/{}/forwarding",
 )
 _DAEMONS = frozenset({"dockerd", "firewalld", "ufw", "libvirtd", "incusd", "kube-proxy"})
-_FAMILIES = ("inet", "ip", "ip6")
+_FAMILIES = ("inet", "ip", "ip6", "netdev")
 _IPTABLES_TABLES = frozenset({"raw", "mangle", "filter", "nat", "security"})
-_LINK_LAYER = frozenset({"bridge", "netdev"})
 _SIOCGIFFLAGS = 0x8913
 _IFF_UP = 1
-_RTF_UP, _RTF_REJECT = 0x1, 0x200  # include/uapi/linux/route.h
 _PATIENCE = 30.0
 _HINT = "run as root, or with CAP_NET_ADMIN in that network namespace"
 
@@ -64,14 +63,19 @@ def gather(host: Host, netns: str | None, our_table: str) -> Facts:
     with namespaces.inside(netns):
         unread: list[str] = []
         tables = (*_nft_tables(our_table, unread), *_legacy_tables(unread))
+        baseline = next((t for t in tables if _is_baseline(t, our_table)), None)
         interfaces = dict(_interfaces())
         bridges = [network.bridge for network in host.networks]
+        ports = _ports()
         return Facts(
-            tables=tables,
+            tables=tuple(table for table in tables if table is not baseline),
+            baseline=baseline,
             sysctls=dict(_sysctls((*interfaces, *bridges))),
             interfaces=interfaces,
+            ports=ports,
             addresses=tuple(_addresses()),
-            routes=tuple(_routes()),
+            routes=tuple(_routes(unread)),
+            choices=tuple(_choices()) or USUAL,
             listening=listening_interfaces(),
             daemons=frozenset(_daemons()),
             unread=tuple(unread),
@@ -90,7 +94,7 @@ def _nft_tables(our_table: str, unread: list[str]) -> Iterator[Table]:
         return
     saved = dict(_saved_by_iptables_nft(names, unread))
     for family, name in names:
-        if family in _LINK_LAYER:
+        if family == "bridge":
             unread.append(f"table {family} {name} filters below IP and was not looked into")
         if family not in _FAMILIES:
             continue
@@ -101,9 +105,9 @@ def _nft_tables(our_table: str, unread: list[str]) -> Iterator[Table]:
         if listed is None:
             unread.append(f"table {family} {name} was not looked into: nft cannot list it")
             continue
-        table = nftables.table(family, name, listed)
-        ours = (family, name) == ("inet", our_table)
-        yield _users_part(table) if ours else table
+        plain = _run("nft", "-a", "-s", "-t", "list", "table", family, name).stdout
+        table = nftables.table(family, name, listed, plain)
+        yield from _parts(table) if (family, name) == ("inet", our_table) else (table,)
 
 
 def _nft_names() -> Iterator[tuple[str, str]]:
@@ -131,14 +135,24 @@ def _objects(text: str) -> list[Any]:
     return found if is_list(found) else []
 
 
-def _users_part(table: Table) -> Table:
-    """Of our own table what is the user's: DOCKER-USER where it is called, and other chains."""
-    ours = NAMES - {DOCKER_USER}
+def _parts(table: Table) -> Iterator[Table]:
+    """Of our own table the boot baseline, and what is the user's.
+
+    That is DOCKER-USER, where it is called, and other chains.
+    """
+    closing = table.chains.get(BASELINE_CHAIN)
+    if closing is not None:
+        yield replace(table, chains={BASELINE_CHAIN: closing})
+    ours = (NAMES | {BASELINE_CHAIN}) - {DOCKER_USER}
     chains = {name: chain for name, chain in table.chains.items() if name not in ours}
     call = Rule(({"jump": {"target": DOCKER_USER}},), f"jump {DOCKER_USER}")
     if DOCKER_USER in chains:
         chains[FILTER_FORWARD.name] = Chain(FILTER_FORWARD.name, (call,), "forward")
-    return replace(table, chains=chains)
+    yield replace(table, chains=chains)
+
+
+def _is_baseline(table: Table, our_table: str) -> bool:
+    return (table.family, table.name) == ("inet", our_table) and BASELINE_CHAIN in table.chains
 
 
 def _saved_by_iptables_nft(
@@ -226,19 +240,46 @@ def _addresses() -> Iterator[Address]:
         yield ip_address(bytes.fromhex(line.split()[0]))
 
 
-def _routes() -> Iterator[Route]:
-    """Unicast routes of the main table as /proc tells them (proc_net(5))."""
-    for line in _read(_NET / "route").splitlines()[1:]:
-        interface, prefix, _, flags, _, _, metric, mask, *_ = line.split()
-        if int(flags, 16) & _RTF_UP and not int(flags, 16) & _RTF_REJECT:
-            address = ip_address(int(prefix, 16).to_bytes(4, "little"))
-            length = int(mask, 16).bit_count()
-            yield Route(ip_network(f"{address}/{length}"), interface, int(metric))
-    for line in _read(_NET / "ipv6_route").splitlines():
-        first, bits, _, _, _, rank, _, _, said, interface = line.split()
-        if int(said, 16) & _RTF_UP and not int(said, 16) & _RTF_REJECT:
-            network = ip_network((bytes.fromhex(first), int(bits, 16)))
-            yield Route(network, interface, int(rank, 16))
+def _routes(unread: list[str]) -> Iterator[Route]:
+    """The routes of all tables."""
+    for family in ("-4", "-6"):
+        found = _ip(family, "route", "show", "table", "all")
+        if found is None:
+            unread.append("ip is missing, so no routes were looked into: install iproute2")
+            return
+        for body in found:
+            route = routing.route(body, 4 if family == "-4" else 6)
+            if route is not None:
+                yield route
+
+
+def _choices() -> Iterator[Choice]:
+    """The rules that say which table of routes is asked."""
+    for family in ("-4", "-6"):
+        for body in _ip(family, "rule") or ():
+            yield routing.choice(body, 4 if family == "-4" else 6)
+
+
+def _ports() -> dict[str, tuple[str, ...]]:
+    """The ports of each bridge."""
+    found: dict[str, tuple[str, ...]] = {}
+    for link in _ip("link") or ():
+        bridge = str(link.get("master", ""))
+        found[bridge] = (*found.get(bridge, ()), str(link.get("ifname", "")))
+    return found
+
+
+def _ip(*words: str) -> list[Json] | None:
+    """The objects that ``ip`` lists; None if there is no such program."""
+    try:
+        done = _run("ip", "-json", *words)
+    except FileNotFoundError:
+        return None
+    try:
+        found: Any = json.loads(done.stdout or "[]")
+    except ValueError:
+        return []
+    return [body for body in found if is_object(body)] if is_list(found) else []
 
 
 def _read(path: Path) -> str:

@@ -1,7 +1,7 @@
 """The narrowest rule that lets a packet pass where a rule stops it, and the command that adds it.
 
 It goes right before the rule that stops the packet, or to the end of the chain where the policy
-does: all that stands before stays in force, block lists above all.
+does: all that stands before stays in force. Of what stands behind, `behind` says what does not.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from nftbridge.doctor.passage import Met
+from nftbridge.doctor.passage import LINK_HOOKS, Met
 from nftbridge.doctor.ruleset import Maker, Place
 from nftbridge.model import Address, Family, Mark
 from nftbridge.nft.syntax import MatchMark
+from nftbridge.policy.evaluate import Packet
 
 _NFT_STATES = {"established": "ct state established,related", "dnat": "ct status dnat"}
 _IPTABLES_STATES = {"established": "RELATED,ESTABLISHED", "dnat": "DNAT"}
@@ -26,6 +27,7 @@ class Opening:
     iif: tuple[str, ...] = ()
     oif: tuple[str, ...] = ()
     state: str = ""
+    saddr: Address | None = None
     daddr: Address | None = None
     protocol: str = ""
     dport: int = 0
@@ -37,10 +39,44 @@ def opening(met: Met, bridges: frozenset[str]) -> Opening:
 
     In the forward path the bridge is enough: what goes in and out of it is decided by our own
     table, whose drops count whatever is accepted here. Better is the mark of what our table has
-    accepted, if there is one: that lets nothing pass while our rules are missing.
+    accepted, if there is one: that lets nothing pass while our rules are missing. A rule that asks
+    for addresses out there, a block list, is opened for the one that was looked into only.
     """
     if met.mark is not None:
-        return Opening(mark=met.mark)
+        found = Opening(mark=met.mark)
+    elif met.stage.hook in LINK_HOOKS:
+        found = _on_the_wire(met, bridges)
+    else:
+        found = _routed(met, bridges)
+    named = {field for place in _way_into(met) if place.rule for field in place.rule.fields}
+    saddr = met.packet.saddr if "saddr" in named and _is_far(met, met.packet.saddr) else None
+    far = "daddr" in named and _is_far(met, met.packet.daddr)
+    return replace(found, saddr=saddr, daddr=met.packet.daddr if far else found.daddr)
+
+
+def behind(met: Met) -> tuple[Place, ...]:
+    """What an opening lets pass that rules behind the one that stops the packet would drop."""
+    stops, *callers = _way_into(met)
+    if stops.rule is None or not stops.rule.asks:
+        return ()  # it stops whatever comes so far
+    later = (
+        Place(p.table, p.chain, r) for p in (stops, *callers) for r in p.chain.rules[p.number :]
+    )
+    return tuple(place for place in later if place.blocks_some())
+
+
+def _way_into(met: Met) -> tuple[Place, ...]:
+    """The rule that stops the packet, and those that led to it."""
+    return met.decision.place, *met.decision.via
+
+
+def _is_far(met: Met, address: Address) -> bool:
+    """Whether it belongs neither to a network of ours nor to the host."""
+    way = met.traffic.way
+    return not way.around.is_own(address) and way.names.network_around(address) is None
+
+
+def _routed(met: Met, bridges: frozenset[str]) -> Opening:
     packet, hook = met.packet, met.stage.hook
     state = "established" if met.stage.is_answer else ""
     if hook in ("forward", "prerouting") and packet.iif in bridges:
@@ -52,7 +88,21 @@ def opening(met: Met, bridges: frozenset[str]) -> Opening:
         return Opening(oif=(packet.oif,), state=state)
     if state:
         return Opening(iif=(packet.iif,), state=state)
-    return Opening((packet.iif,), (), "", packet.daddr, packet.protocol, packet.dport)
+    return _asked_for(packet)
+
+
+def _asked_for(packet: Packet) -> Opening:
+    return Opening((packet.iif,), daddr=packet.daddr, protocol=packet.protocol, dport=packet.dport)
+
+
+def _on_the_wire(met: Met, bridges: frozenset[str]) -> Opening:
+    """The same for a device's own chain, which knows no connections; it may be a bridge's port."""
+    packet = met.packet
+    if met.stage.hook == "egress":
+        return Opening(oif=(packet.oif,))
+    if met.traffic.way.question.iif in bridges:
+        return Opening(iif=(packet.iif,))
+    return _asked_for(packet)
 
 
 def commands(place: Place, hook: str, openings: Iterable[Opening]) -> Iterator[str]:
@@ -111,8 +161,9 @@ def _nft_words(found: Opening) -> Iterator[str]:
             yield f"{key} {quoted[0] if len(quoted) == 1 else '{ ' + ', '.join(quoted) + ' }'}"
     if found.mark is not None:
         yield MatchMark(found.mark.value, found.mark.mask).text()
-    if found.daddr is not None:
-        yield f"{'ip' if found.daddr.version == 4 else 'ip6'} daddr {found.daddr}"
+    for key, address in (("saddr", found.saddr), ("daddr", found.daddr)):
+        if address is not None:
+            yield f"{'ip' if address.version == 4 else 'ip6'} {key} {address}"
     if found.state:
         yield _NFT_STATES[found.state]
     if found.dport:
@@ -127,8 +178,8 @@ def _iptables(place: Place, hook: str, found: Opening, family: Family) -> str:
     words += ["-A", chain] if place.rule is None else ["-I", chain, str(place.number)]
     words += [w for name in found.iif for w in ("-i", name)]
     words += [w for name in found.oif for w in ("-o", name)] if hook != "prerouting" else []
-    if found.daddr is not None:
-        words += ["-d", str(found.daddr)]
+    words += ["-s", str(found.saddr)] if found.saddr is not None else []
+    words += ["-d", str(found.daddr)] if found.daddr is not None else []
     if found.protocol:
         words += ["-p", "icmp" if family is Family.IPV4 and not found.dport else found.protocol]
     if found.dport:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from nftbridge.doctor.ruleset import Chain, Table, attached
@@ -15,6 +15,12 @@ from nftbridge.policy.evaluate import Packet
 
 _TRACKED = -200  # NF_IP_PRI_CONNTRACK: up to here a packet has no state
 _TRANSLATED = -100  # NF_IP_PRI_NAT_DST: up to here a packet is addressed to whom it asked for
+
+LINK_HOOKS = frozenset({"ingress", "egress"})
+"""Where packets are seen as they are on the wire, and as a device has them; no rule asks for ct."""
+
+Ports = Mapping[str, tuple[str, ...]]
+"""The ports of each bridge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class Marking:
 
 
 def meetings(
-    traffic: Iterable[Traffic], tables: tuple[Table, ...], marking: Marking
+    traffic: Iterable[Traffic], tables: tuple[Table, ...], marking: Marking, ports: Ports
 ) -> Iterator[Met]:
     """What every base chain does to the packets and their answers, as if it were the only one.
 
@@ -73,27 +79,44 @@ def meetings(
     """
     mark = UNKNOWN if sets_marks(tables) else UNMARKED
     for kind in traffic:
-        yield from _meetings(kind, tables, mark, marking)
+        for stage in stages(kind.way):
+            for each in _on_devices(stage, ports):
+                yield from _meetings(kind, each, tables, mark, marking)
+
+
+def _on_devices(stage: Stage, ports: Ports) -> Iterator[Stage]:
+    """The stage at each device that the packet passes: a bridge's packets also pass a port."""
+    yield stage
+    if stage.hook == "ingress":
+        for port in ports.get(stage.after.iif, ()):
+            packet = replace(stage.after, iif=port)
+            yield replace(stage, before=packet, after=packet)
+    elif stage.hook == "egress":
+        for port in ports.get(stage.after.oif, ()):
+            packet = replace(stage.after, oif=port)
+            yield replace(stage, before=packet, after=packet)
 
 
 def _meetings(
-    traffic: Traffic, tables: tuple[Table, ...], others: Bits, marking: Marking
+    traffic: Traffic, stage: Stage, tables: tuple[Table, ...], others: Bits, marking: Marking
 ) -> Iterator[Met]:
     way = traffic.way
-    for stage in stages(way):
-        for table, base in attached(tables, traffic.family, stage.hook):
-            packet = stage.at(base.priority)
-            if base.kind == "nat" and stage.is_answer:
-                continue  # translations are decided by a connection's first packet
-            seen = Seen(packet, way.packet, way.end if stage.is_answer else packet)
-            ours = marking.seen(traffic, stage, base)
-            bits = others
-            if ours is not None:
-                bits = Bits(ours.put_on(others.value), others.known | ours.mask)
-            elif marking.mark is not None and marking.is_doubtful(stage, base):
-                bits = Bits(others.value, others.known & ~marking.mark.mask)
-            decision = decide(table, base, seen, mark=bits)
-            yield Met(traffic, stage, packet, base.priority, decision, ours)
+    for table, base in attached(tables, traffic.family, stage.hook):
+        packet = stage.at(base.priority)
+        if not base.hangs_on(packet.oif if stage.hook == "egress" else packet.iif):
+            continue
+        if base.kind == "nat" and stage.is_answer:
+            continue  # translations are decided by a connection's first packet
+        asked_for = way.packet if stage.hook == "egress" else way.end
+        seen = Seen(packet, way.packet, asked_for if stage.is_answer else packet)
+        ours = marking.seen(traffic, stage, base)
+        bits = others
+        if ours is not None:
+            bits = Bits(ours.put_on(others.value), others.known | ours.mask)
+        elif marking.mark is not None and marking.is_doubtful(stage, base):
+            bits = Bits(others.value, others.known & ~marking.mark.mask)
+        decision = decide(table, base, seen, mark=bits)
+        yield Met(traffic, stage, packet, base.priority, decision, ours)
 
 
 def drops(met: Met) -> bool:
@@ -114,8 +137,10 @@ def takes(met: Met) -> bool:
 
 
 def is_early_answer(met: Met) -> bool:
-    """Whether it is an answer that comes in before connection tracking has seen it."""
-    return met.stage.is_answer and met.priority <= _TRACKED
+    """Whether it is an answer, where no rule can ask connection tracking whether it is one."""
+    hook = met.stage.hook
+    early = hook in ("prerouting", "output") and met.priority <= _TRACKED
+    return met.stage.is_answer and (early or hook in LINK_HOOKS)
 
 
 def stages(way: Way) -> Iterator[Stage]:
@@ -125,7 +150,9 @@ def stages(way: Way) -> Iterator[Stage]:
     oif = way.end.oif or ("" if to_host else way.around.interface_to(way.end.daddr))
     # its source is translated after all that is looked at here
     delivered = replace(asked, daddr=way.end.daddr, dport=way.end.dport, to_host=to_host, oif=oif)
-    yield from _stages(asked, delivered, is_answer=False)
+    translated = way.end.from_host and not asked.from_host
+    sent = replace(delivered, saddr=_source(way)) if translated else delivered
+    yield from _stages(asked, delivered, sent, is_answer=False)
     if way.fate in (Fate.DROPPED, Fate.LOST):
         return
     back = Packet(
@@ -138,9 +165,8 @@ def stages(way: Way) -> Iterator[Stage]:
         from_host=to_host,
         to_host=not asked.iif,
     )
-    translated = way.end.from_host and not asked.from_host
     first = replace(back, daddr=_source(way), to_host=True) if translated else back
-    yield from _stages(first, back, is_answer=True)
+    yield from _stages(first, back, replace(back, saddr=asked.daddr), is_answer=True)
 
 
 def _source(way: Way) -> Address:
@@ -152,17 +178,21 @@ def _source(way: Way) -> Address:
     return next(likely, way.end.saddr)
 
 
-def _stages(before: Packet, after: Packet, *, is_answer: bool) -> Iterator[Stage]:
+def _stages(before: Packet, after: Packet, sent: Packet, *, is_answer: bool) -> Iterator[Stage]:
+    """`sent` is the packet as it leaves, its source translated, too."""
     entering = before.iif or after.iif
     if entering:
         early = (replace(before, oif=""), replace(after, oif=""))
+        yield Stage("ingress", early[0], early[0], is_answer)
         yield Stage("prerouting", *early, is_answer)
         if after.to_host or not after.oif:
             yield Stage("input", early[1], early[1], is_answer)
         else:
             yield Stage("forward", after, after, is_answer)
             yield Stage("postrouting", after, after, is_answer)
+            yield Stage("egress", sent, sent, is_answer)
     elif after.oif:
         leaving = replace(before, oif=before.oif or after.oif)
         yield Stage("output", leaving, after, is_answer)
         yield Stage("postrouting", after, after, is_answer)
+        yield Stage("egress", sent, sent, is_answer)

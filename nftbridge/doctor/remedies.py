@@ -27,6 +27,11 @@ def run(*templates: str) -> Remedy:
     return remedy
 
 
+def apply_again(case: Case, _: Evidence) -> Iterable[str]:
+    """Apply the host file, if it is known which one that is."""
+    return (case.facts.again,) if case.facts.again else ()
+
+
 def filter_bridged(case: Case, evidence: Evidence) -> Iterator[str]:
     """Load br_netfilter where it is not there, and have it show packets to netfilter."""
     if case.facts.switch("bridge/bridge-nf-call-iptables") is None:
@@ -42,12 +47,18 @@ def forward(case: Case, evidence: Evidence) -> Iterator[str]:
     yield f"sysctl -w {evidence.words['switch']}=1"
 
 
-def delete_rule(_: Case, evidence: Evidence) -> Iterator[str]:
-    """Take out the rule that decides."""
+def lift(_: Case, evidence: Evidence) -> Iterator[str]:
+    """Take out the rule that decides, or have the policy accept."""
     place = evidence.place
-    if place is None or place.rule is None:
+    if place is None:
         return
     table, chain = place.table, place.chain.name
+    if place.rule is None:
+        if table.maker is Maker.NFT:
+            yield f"nft 'chain {table.family} {table.name} {chain} {{ policy accept; }}'"
+        else:
+            yield shlex.join([table.program, "-w", "-t", table.name, "-P", chain, "ACCEPT"])
+        return
     if table.maker is Maker.NFT:
         yield f"nft delete rule {table.family} {table.name} {chain} handle {place.rule.handle}"
         return

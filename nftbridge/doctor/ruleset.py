@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from fnmatch import fnmatchcase
 
 from nftbridge.model import Family
 from nftbridge.nft.syntax import Json, is_list, is_object
@@ -40,10 +41,24 @@ class Rule:
         """A rule, with its ports read from its statements."""
         return cls(statements, text, handle, next(_ports(statements), None))
 
+    @property
+    def asks(self) -> bool:
+        """Whether it is for some packets only."""
+        silent = {"counter", "log", *_ENDS}
+        return any(not silent.issuperset(statement) for statement in self.statements)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The header fields that it compares or looks up: ``saddr``, ``dport``, ..."""
+        return frozenset(field for s in self.statements for field in _fields(s))
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain. `hook` is "" unless it is a base chain; `priority` and `policy` are of those."""
+    """A chain. `hook` is "" unless it is a base chain; `priority` and `policy` are of those.
+
+    `devices` are those that a chain at ingress or egress hangs on, if that is known.
+    """
 
     name: str
     rules: tuple[Rule, ...] = ()
@@ -51,6 +66,11 @@ class Chain:
     kind: str = "filter"
     priority: int = 0
     policy: str = "accept"
+    devices: tuple[str, ...] = ()
+
+    def hangs_on(self, device: str) -> bool:
+        """Whether packets of that interface come by; of most hooks those of all do."""
+        return not self.devices or any(fnmatchcase(device, name) for name in self.devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +85,7 @@ class Table:
 
     def sees(self, family: Family) -> bool:
         """Whether routed packets of `family` pass its chains."""
-        return self.family in ("inet", "ip" if family is Family.IPV4 else "ip6")
+        return self.family in ("inet", "netdev", "ip" if family is Family.IPV4 else "ip6")
 
     def bases(self) -> Iterator[Chain]:
         """Its base chains."""
@@ -97,10 +117,37 @@ class Place:
         what = f"policy {self.chain.policy}" if self.rule is None else f"'{self.rule.text}'"
         return f"{self.table}, chain {self.chain.name}: {what}"
 
+    def blocks_some(self) -> bool:
+        """Whether its rule, or the chain that it leads to, drops some packets and not all."""
+        if self.rule is None or not self.rule.asks:
+            return False
+        for statement in self.rule.statements:
+            body = next(iter(statement.values()), None)
+            if not _ENDS.isdisjoint(statement) or ("vmap" in statement and "drop" in str(body)):
+                return True
+            target = body.get("target") if is_object(body) else None
+            below = self.table.chains.get(str(target))
+            if below and any(_ENDS & s.keys() for rule in below.rules for s in rule.statements):
+                return True
+        return False
+
     @property
     def number(self) -> int:
         """The rule's place in its chain, from 1; 0 for the policy."""
         return 0 if self.rule is None else self.chain.rules.index(self.rule) + 1
+
+
+_ENDS = frozenset({"drop", "reject"})
+
+
+def _fields(statement: Json) -> Iterator[str]:
+    body = statement.get("match", statement.get("vmap"))
+    left = body.get("left", body.get("key")) if is_object(body) else None
+    parts = left.get("concat") if is_object(left) else None
+    for part in parts if is_list(parts) else [left]:
+        header = part.get("payload") if is_object(part) else None
+        if is_object(header):
+            yield str(header.get("field", ""))
 
 
 def _ports(statements: tuple[Json, ...]) -> Iterator[frozenset[int]]:

@@ -38,13 +38,19 @@ def lines(facts: Facts, findings: Iterable[Finding], style: Style) -> Iterator[s
     yield (style.removed if wrong else style.added)(f"{verdict}; {looked}")
 
 
-def way_lines(traffic: Traffic, met: Iterable[Met], style: Style) -> Iterator[str]:
+def way_lines(
+    traffic: Traffic, met: Iterable[Met], assumed: Iterable[str], style: Style
+) -> Iterator[str]:
     """What every base chain of others does to the packet asked about, and what ours do."""
+    for words in assumed:
+        yield style.aside(f"{words} is assumed")
     yield style.title("in our own rules")
     yield f"  {sentence(traffic.way)}"
     yield style.title("in the rules of others")
     for found in met:
         decision, place = found.decision, found.decision.place
+        for rewrite in decision.rewrites:
+            yield style.removed(f"  {found.stage.hook:<20} {'rewritten':<11} {rewrite.place}")
         hook = f"{'answer, ' if found.stage.is_answer else ''}{found.stage.hook}"
         word = _VERDICTS[decision.verdict]
         paint = style.removed if drops(found) else style.aside
@@ -53,22 +59,24 @@ def way_lines(traffic: Traffic, met: Iterable[Met], style: Style) -> Iterator[st
             yield style.aside(f"  {'':<20} unless this does otherwise: {doubt}")
 
 
-def to_data(
-    facts: Facts, findings: Iterable[Finding], asked: tuple[Traffic, Iterable[Met]] | None
-) -> dict[str, object]:
-    """Everything, for programs."""
+def to_data(facts: Facts, findings: Iterable[Finding]) -> dict[str, object]:
+    """The same for programs."""
     found = list(findings)
-    data: dict[str, object] = {
+    return {
         "wrong": any(finding.severity.wrong for finding in found),
         "findings": [_data(finding) for finding in found],
         "tables": [str(table) for table in facts.tables],
         "daemons": sorted(facts.daemons),
     }
-    if asked is not None:
-        traffic, met = asked
-        data["sentence"] = sentence(traffic.way)
-        data["chains"] = [_met_data(each) for each in met]
-    return data
+
+
+def way_data(traffic: Traffic, met: Iterable[Met], assumed: Iterable[str]) -> dict[str, object]:
+    """The same as `way_lines`."""
+    return {
+        "assumed": list(assumed),
+        "sentence": sentence(traffic.way),
+        "chains": [_met_data(each) for each in met],
+    }
 
 
 def _finding(finding: Finding, style: Style) -> Iterator[str]:
@@ -112,4 +120,5 @@ def _met_data(met: Met) -> dict[str, object]:
         "rule": place.rule.text if place.rule else None,
         "verdict": _VERDICTS[decision.verdict],
         "doubts": [str(doubt) for doubt in decision.doubts],
+        "rewrites": [str(rewrite.place) for rewrite in decision.rewrites],
     }

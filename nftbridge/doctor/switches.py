@@ -9,14 +9,31 @@ from nftbridge.doctor.finding import Evidence
 from nftbridge.model import Family
 
 _FORWARDING = {Family.IPV4: "ipv4/ip_forward", Family.IPV6: "ipv6/conf/all/forwarding"}
+_OWN_FORWARDING = "ipv4/conf/{}/forwarding"
 _BRIDGED = {Family.IPV4: "bridge-nf-call-iptables", Family.IPV6: "bridge-nf-call-ip6tables"}
 
 
 def rules_missing(case: Case) -> Iterator[Evidence]:
-    """The kernel differs from the host file."""
-    if case.facts.drift:
-        names = tuple(network.name for network in case.host.networks)
-        yield Evidence({"drift": case.facts.drift, "again": case.facts.again}, names)
+    """The kernel differs from the host file, and not all is closed until it does not."""
+    closed = {id(met.traffic) for met in case.closed}
+    open_ = {t.network for t in case.traffic if id(t) not in closed}
+    names = tuple(n.name for n in case.host.networks if not closed or n.name in open_)
+    if case.facts.drift and (names or not closed):
+        yield Evidence({"drift": case.facts.drift} | _unknown(case), names)
+
+
+def baseline(case: Case) -> Iterator[Evidence]:
+    """The boot baseline is in force."""
+    kinds = dict.fromkeys(str(met.traffic) for met in case.closed if met.traffic.wanted)
+    if case.facts.baseline is not None:
+        where = f"{case.facts.baseline}, chain {next(iter(case.facts.baseline.chains))}"
+        yield Evidence(_unknown(case), tuple(kinds), where)
+
+
+def _unknown(case: Case) -> dict[str, str]:
+    """What to say where there is no command that brings our rules in."""
+    said = "the host file is not on record: give it to `nftbridge apply`, or to doctor"
+    return {"unknown": "" if case.facts.again else said}
 
 
 def bridge_unfiltered(case: Case) -> Iterator[Evidence]:
@@ -40,17 +57,38 @@ def forwarding_off(case: Case) -> Iterator[Evidence]:
 
 
 def interface_forwarding_off(case: Case) -> Iterator[Evidence]:
-    """The switch of the interface that a packet comes in by counts, too."""
-    for family, path in _FORWARDING.items():
-        bridges = {n.bridge: n.name for n in case.host.forwarded(family)}
-        if not bridges or not case.facts.switch(path):
-            continue
-        for name in (*bridges, *filter(None, (case.facts.uplink(family),))):
-            own = f"{family.value}/conf/{name}/forwarding"
-            if case.facts.switch(own) == 0:
-                kind = f"{bridges.get(name, 'all networks')}: what comes in by {name}"
-                words = {"family": family.label, "interface": name, "switch": _sysctl(own)}
-                yield Evidence(words, (kind,), words["switch"])
+    """Of IPv4 the switch of the interface that a packet comes in by counts, too."""
+    bridges = {n.bridge: n.name for n in case.host.forwarded(Family.IPV4)}
+    used = dict.fromkeys((*bridges, case.facts.uplink(Family.IPV4)))
+    questions = [t.way.question for t in case.traffic if t.wanted and t.family is Family.IPV4]
+    used |= dict.fromkeys(name for q in questions for name in (q.iif, q.oif))
+    for name in used if bridges else ():
+        if _forwards_nothing(case, name):
+            kind = f"{bridges.get(name, 'all networks')}: what comes in by {name}"
+            switch = _sysctl(_OWN_FORWARDING.format(name))
+            yield Evidence({"interface": name, "switch": switch}, (kind,), switch)
+
+
+def forwarding_off_elsewhere(case: Case) -> Iterator[Evidence]:
+    """The same of interfaces that no traffic looked into comes in by."""
+    told = {evidence.words["interface"] for evidence in interface_forwarding_off(case)}
+    if case.host.forwarded(Family.IPV4):
+        for name in sorted(_others(case) - told):
+            if _forwards_nothing(case, name):
+                words = {"interface": name, "switch": _sysctl(_OWN_FORWARDING.format(name))}
+                yield Evidence(words, where=words["switch"])
+
+
+def _forwards_nothing(case: Case, interface: str) -> bool:
+    """Whether only that interface's own switch is off."""
+    own = case.facts.switch(_OWN_FORWARDING.format(interface))
+    return own == 0 and bool(case.facts.switch(_FORWARDING[Family.IPV4]))
+
+
+def _others(case: Case) -> set[str]:
+    """Interfaces by which routes lead and which are no bridge of ours."""
+    found = {route.interface for route in case.facts.plain if route.prefix.version == 4}
+    return found - case.bridges - {"lo"}
 
 
 def reverse_path(case: Case) -> Iterator[Evidence]:
@@ -75,8 +113,7 @@ def strict_elsewhere(case: Case) -> Iterator[Evidence]:
     default = case.facts.uplink(Family.IPV4)
     if not default or not case.host.forwarded(Family.IPV4):
         return
-    others = {r.interface for r in case.facts.routes if r.prefix.version == 4}
-    for name in sorted(others - case.bridges - {"lo", default}):
+    for name in sorted(_others(case) - {default}):
         if _is_strict(case, name):
             words = {"interface": name, "default": default}
             words["switch"] = _sysctl(f"ipv4/conf/{name}/rp_filter")

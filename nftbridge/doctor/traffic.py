@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from nftbridge.doctor.facts import Facts
 from nftbridge.doctor.ruleset import Table
-from nftbridge.explain.names import Published
+from nftbridge.explain.names import Names, Published
 from nftbridge.explain.question import Question
 from nftbridge.explain.way import Fate, Way, follow
 from nftbridge.model import Address, Family, Host, Network, Protocol
@@ -81,14 +81,14 @@ class Traffic:
 
 def traffic(host: Host, facts: Facts, named: Ports) -> Iterator[Traffic]:
     """An example of all that concerns the networks of `host`, whose WSL mode is settled."""
-    evaluator = Evaluator.of(host)
+    evaluator, names = Evaluator.of(host), Names(host)
     for network in host.networks:
         for family in host.families():
             if network.subnet(family) is None:
                 continue
             for kind, question in _questions(network, family, host, facts, named):
                 bridged = family in facts.bridged()
-                way = follow(host, question, evaluator, bridged=bridged)
+                way = follow(host, question, evaluator, bridged=bridged, names=names)
                 if way.fate is not Fate.BRIDGED:
                     yield Traffic(network.name, family, f"{kind}, {family.label}", way)
 
@@ -100,6 +100,20 @@ def asked(host: Host, facts: Facts, question: Question) -> Traffic:
     around = names.network_on(question.iif) or names.network_around(way.end.daddr)
     network = around.name if around else "no network"
     return Traffic(network, question.family, "the packet asked about", way)
+
+
+def sender(question: Question, host: Host, facts: Facts) -> Address:
+    """Somebody who would send such a packet: a container, the host itself, or one out there."""
+    family = question.family
+    network = Names(host).network_on(question.iif)
+    inside = None if network is None else _inhabitant(network, family)
+    if inside is not None:
+        return inside
+    if question.iif:
+        return _someone(family, facts, question.iif)
+    if question.destination.is_loopback:
+        return question.destination
+    return _own(family, facts, facts.route_to(question.destination)) or _SOMEONE[family]
 
 
 def _questions(
@@ -169,12 +183,17 @@ def _published_address(
     bound = found.publication.bound_address(family)
     if bound is not None:
         return None if bound.is_loopback else bound
+    return _own(family, facts, uplink)
+
+
+def _own(family: Family, facts: Facts, interface: str) -> Address | None:
+    """An address of the host, on that interface if possible; None if it has none."""
     own = [
         address
         for address in facts.addresses
         if Family.of(address) is family and not (address.is_loopback or address.is_link_local)
     ]
-    near = (address for address in own if facts.route_to(address) == uplink)
+    near = (address for address in own if facts.route_to(address) == interface)
     return next(near, own[0] if own else None)
 
 
@@ -188,9 +207,9 @@ def _inhabitant(network: Network, family: Family) -> Address | None:
 
 def _someone(family: Family, facts: Facts, uplink: str) -> Address:
     """Who is out there; where no default route leads to them, a neighbour of the host."""
-    if facts.uplink(family):
+    if facts.uplink(family) == uplink:
         return _SOMEONE[family]
-    for route in facts.routes:
+    for route in facts.plain:
         prefix = route.prefix
         if route.interface == uplink and Family.of(prefix) is family and not prefix.is_link_local:
             found = (prefix[i] for i in range(min(prefix.num_addresses, 256)))
@@ -201,5 +220,5 @@ def _someone(family: Family, facts: Facts, uplink: str) -> Address:
 def _some_uplink(host: Host, facts: Facts) -> str:
     """Without a default route: the interface of any other route that is no network's."""
     bridges = {network.bridge for network in host.networks}
-    found = (r.interface for r in facts.routes if r.interface not in (*bridges, "lo"))
+    found = (r.interface for r in facts.plain if r.interface not in (*bridges, "lo"))
     return next(found, "")

@@ -7,15 +7,20 @@ the outcome.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from ipaddress import ip_address
 from typing import Any
 
 from nftbridge.doctor.ruleset import Chain, Place, Rule, Table
 from nftbridge.explain.matching import Seen, Truth, holds
+from nftbridge.model import Address
 from nftbridge.nft.syntax import Json, is_list, is_object, unprefixed
+from nftbridge.policy.evaluate import Packet
 
-_SILENT = frozenset({"counter", "log", "mangle", "flow", "meter", "comment", "last", "nftrace"})
+_SILENT = frozenset(
+    {"counter", "log", "mangle", "dup", "flow", "meter", "comment", "last", "nftrace"}
+)
 """Statements after which the packet goes on as if they were not there."""
 
 _MARK, _CONNECTION_MARK = {"meta": {"key": "mark"}}, {"ct": {"key": "mark"}}
@@ -34,22 +39,35 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A rule that gives a field of the packet another `value`; "" if it cannot be told which."""
+
+    place: Place
+    field: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The outcome, where it was decided, and the rules that might have decided otherwise.
 
-    `statement` is the one that translates, for `Verdict.TRANSLATE`.
+    `statement` is the one that translates, for `Verdict.TRANSLATE`; `rewrites` happened before, and
+    `via` are the rules that led into the chain, the nearest first.
     """
 
     verdict: Verdict
     place: Place
     doubts: tuple[Place, ...] = ()
     statement: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rewrites: tuple[Rewrite, ...] = ()
+    via: tuple[Place, ...] = ()
 
 
 _FINAL = {
     "accept": Verdict.ACCEPT,
     "drop": Verdict.DROP,
     "reject": Verdict.DROP,
+    "fwd": Verdict.DROP,
     "notrack": Verdict.UNTRACKED,
 }
 _TRANSLATIONS = frozenset({"dnat", "snat", "masquerade", "redirect"})
@@ -81,7 +99,7 @@ def decide(table: Table, base: Chain, seen: Seen, *, mark: Bits = UNMARKED) -> D
         end = Decision(verdict, Place(table, base))
     passing = end.verdict is not Verdict.DROP
     doubts = tuple(place for place, passes in walk.doubts if passes is not passing)
-    return Decision(end.verdict, end.place, doubts, end.statement)
+    return replace(end, doubts=doubts, rewrites=tuple(walk.rewrites))
 
 
 def sets_marks(tables: Iterable[Table]) -> bool:
@@ -104,6 +122,7 @@ class _Walk:
         self._mark = mark
         self._port = None if seen.is_answer else seen.packet.dport
         self.doubts: list[tuple[Place, bool | None]] = []
+        self.rewrites: list[Rewrite] = []
 
     def through(self, chain: Chain, depth: int) -> Decision | None:
         """The decision in a chain and those below; None if the packet comes out at its end."""
@@ -125,8 +144,10 @@ class _Walk:
                 self.doubts.append((place, None))
                 continue
             decided = self.through(below, depth + 1)
-            if decided is not None or kind == "goto":
-                return decided
+            if decided is not None:
+                return replace(decided, via=(*decided.via, place))
+            if kind == "goto":
+                return None
         return None
 
     def _carried_out(self, place: Place, rule: Rule) -> Json | None:
@@ -145,6 +166,8 @@ class _Walk:
                     continue
                 statement = found if is_object(found) else {}  # noqa: PLW2901 - its verdict
                 kind = _kind(statement)[0]
+            if not self._is_meant(place, kind, body, certain=certain):
+                return None
             if _decides(kind):
                 if certain:
                     return statement
@@ -153,6 +176,30 @@ class _Walk:
             if kind not in _SILENT and kind not in ("match", "continue"):
                 certain = False
         return None
+
+    def _is_meant(self, place: Place, kind: str, body: Any, *, certain: bool) -> bool:
+        """Whether a statement is for packets of this kind; if it rewrites them, it has done so."""
+        if not _concerns(kind, body, self._seen.packet):
+            return False
+        if kind == "mangle" and _field(body.get("key")) in _ADDRESSES | _PORTS:
+            self._rewrite(place, body, certain=certain)
+        return True
+
+    def _rewrite(self, place: Place, body: Json, *, certain: bool) -> None:
+        """Go on with the packet as the rule makes it, as far as that can be told."""
+        name, value = _field(body.get("key")), body.get("value")
+        if not certain:
+            self.doubts.append((place, None))
+            return
+        packet = self._seen.packet
+        changed = _changed(packet, name, value)
+        if changed is None:
+            self.rewrites.append(Rewrite(place, name, ""))
+        elif changed != packet or name == "sport":
+            self.rewrites.append(Rewrite(place, name, str(value)))
+            end = replace(self._seen.delivered, dport=changed.dport)
+            self._seen = replace(self._seen, packet=changed, delivered=end)
+            self._port = changed.dport if self._port is not None else None
 
     def _holds(self, body: Any) -> Truth:
         """`holds`, but nothing that a foreign rule says can make it fail."""
@@ -220,6 +267,49 @@ def _kind(statement: Json) -> tuple[str, Any]:
     return next(iter(statement.items()), ("", None))
 
 
+_ADDRESSES = frozenset({"saddr", "daddr"})
+_PORTS = frozenset({"sport", "dport"})
+
+
+def _field(key: Any) -> str:
+    """The name of a header field without its header's; "" if that is none."""
+    body = key.get("payload") if is_object(key) else None
+    return str(body.get("field", "")) if is_object(body) else ""
+
+
+def _concerns(kind: str, body: Any, packet: Packet) -> bool:
+    """Whether a statement is carried out for packets of that family and protocol.
+
+    nft asks for those before it rewrites a header or translates to an address.
+    """
+    if not is_object(body):
+        return True
+    if kind in _TRANSLATIONS:
+        asked = body.get("family")
+    else:
+        key = body.get("key") if kind == "mangle" else None
+        header = key.get("payload") if is_object(key) else None
+        asked = header.get("protocol") if is_object(header) else None
+    if asked in ("ip", "ip6"):
+        return (asked == "ip") is (packet.saddr.version == 4)
+    return asked not in ("tcp", "udp", "sctp") or asked == packet.protocol
+
+
+def _changed(packet: Packet, field: str, value: Any) -> Packet | None:
+    """The packet with that value in a field; None if it cannot be told. The source port is any."""
+    try:
+        if field in _ADDRESSES:
+            address = ip_address(value)
+            return replace(packet, saddr=address) if field == "saddr" else _sent_to(packet, address)
+        return packet if field == "sport" else replace(packet, dport=int(value))
+    except (TypeError, ValueError):
+        return None
+
+
+def _sent_to(packet: Packet, address: Address) -> Packet:
+    return packet if address == packet.daddr else replace(packet, daddr=address, to_host=False)
+
+
 def _decides(kind: str) -> bool:
     return kind in _FINAL or kind in _TRANSLATIONS or kind in ("jump", "goto", "return")
 
@@ -228,7 +318,7 @@ def _passes(kind: str) -> bool | None:
     """Whether a verdict lets the packet pass; None if that depends."""
     if kind in ("accept", *_TRANSLATIONS):
         return True
-    return False if kind in ("drop", "reject") else None
+    return False if kind in ("drop", "reject", "fwd") else None
 
 
 def _decision(kind: str, body: Any, place: Place) -> Decision:

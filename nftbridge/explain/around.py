@@ -26,7 +26,7 @@ class Assumed:
 
 def assume(names: Names, question: Question) -> Assumed:
     """The host's addresses and routes, as far as the model and the question tell, else guessed."""
-    known = {*names.named_addresses(), *names.gateways(), *question.host_addresses}
+    known = {*names.own, *question.host_addresses}
     source = question.source
     if not question.iif and names.container_at(source) is None:
         known.add(source)
@@ -89,7 +89,7 @@ def _notes(names: Names, question: Question) -> Iterator[str]:
     family = question.family
     if family not in names.host.families():
         yield f"the host file switches {family.label} off: no rule concerns it"
-    if question.destination in names.gateways():
+    if question.destination in names.gateways:
         network = names.network_around(question.destination)
         bridge = network.bridge if network else ""
         yield f"{question.destination} is assumed to be the address of {bridge}, the first there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from nftbridge.model import Address, Container, Family, GatewayMode, Host, Network, Publication
@@ -72,19 +73,28 @@ class Names:
         found.sort(key=lambda p: bool(p.host_address and p.host_address.is_loopback))
         return Published(network, container, found[0]) if found else None
 
-    def gateways(self) -> Iterator[Address]:
+    @cached_property
+    def gateways(self) -> frozenset[Address]:
         """The usual address of each bridge: the first of its subnet, if no container has it."""
+        return frozenset(self._first_addresses())
+
+    @cached_property
+    def own(self) -> frozenset[Address]:
+        """Addresses that are the host's: those, and those that the model names as such."""
+        return self.gateways.union(self._named_addresses())
+
+    def _first_addresses(self) -> Iterator[Address]:
         for network in self.host.networks:
             for subnet in network.subnets:
                 family = Family.of(subnet)
                 first = next(subnet.hosts(), None)
                 if network.gateway_mode(family) is GatewayMode.ISOLATED or first is None:
                     continue
-                if self.container_at(first) is None:
+                if all(container.address(family) != first for container in network.containers):
                     yield first
 
-    def named_addresses(self) -> Iterator[Address]:
-        """The host's addresses that the model names: bound to publications, or fixed sources."""
+    def _named_addresses(self) -> Iterator[Address]:
+        """Bound to publications, or fixed sources."""
         for network in self.host.networks:
             for family in Family:
                 fixed = network.snat_address(family)

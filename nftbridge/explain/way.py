@@ -72,14 +72,19 @@ class Way:
 
 
 def follow(
-    host: Host, question: Question, evaluator: Evaluator | None = None, *, bridged: bool = True
+    host: Host,
+    question: Question,
+    evaluator: Evaluator | None = None,
+    *,
+    bridged: bool = True,
+    names: Names | None = None,
 ) -> Way:
     """Follow the packet through the rules of `host`, or through those that `evaluator` knows.
 
     With `bridged` False netfilter is not shown the packets that stay on one bridge. The host's
-    `wsl2_mirrored` must be settled.
+    `wsl2_mirrored` must be settled. `names` are its names, for who asks often.
     """
-    names = Names(host)
+    names = names or Names(host)
     assumed = assume(names, question)
     around, warnings = assumed.surroundings, tuple(doubts(names, question))
     stays = question.iif != "" and around.interface_to(question.destination) == question.iif

@@ -93,10 +93,14 @@ class Patient:
 
     def doctor(self, *words: str) -> dict[str, Any]:
         """What the command says, as data; its exit status fits."""
+        return self.doctor_of_last_apply(str(self.file), *words)
+
+    def doctor_of_last_apply(self, *words: str) -> dict[str, Any]:
+        """The same without the host file."""
         target = self.place.target
         where = ["--netns", self.place.lab.netns, "--state-dir", str(target.state_directory)]
         self._capsys.readouterr()
-        status = main(["doctor", str(self.file), *where, "--json", *words])
+        status = main(["doctor", *words, *where, "--json"])
         found: dict[str, Any] = json.loads(self._capsys.readouterr().out)
         assert status == (2 if found["wrong"] else 0), found
         return found
@@ -104,10 +108,14 @@ class Patient:
     def mend(self, diagnosis: str) -> dict[str, Any]:
         """Run every command of the finding, verbatim, and return the finding."""
         found = self.finding(diagnosis)
+        self.run(found)
+        return found
+
+    def run(self, found: dict[str, Any]) -> None:
+        """Run every command of a finding, of which there are some."""
         assert found["commands"], found
         for command in found["commands"]:
             self.sh(command)
-        return found
 
     def mend_all(self, *expected: str) -> None:
         """Run every command of every finding, all of which have to be of these diagnoses."""

@@ -88,10 +88,12 @@ def test_what_is_printed_is_what_is_loaded(namespace: str, tmp_path: Path) -> No
         assert run(namespace, tmp_path, "baseline", FILE, *wanted).returncode == 0
         loaded.append(stateless(namespace))
     nft(namespace, "flush", "ruleset")
-    printed = run(namespace, tmp_path, "baseline", FILE, *wanted, "--print").stdout
-    for _ in range(2):
-        nft(namespace, "-f", "-", stdin=printed)
-        loaded.append(stateless(namespace))
+    for reader in ((), ("--json",)):  # what each of them is printed for
+        printed = run(namespace, tmp_path, "baseline", FILE, *wanted, "--print", *reader).stdout
+        for _ in range(2):
+            nft(namespace, *reader, "-f", "-", stdin=printed)
+            loaded.append(stateless(namespace))
+        nft(namespace, "flush", "ruleset")
     assert all(one == loaded[0] for one in loaded)
     rules = [item["rule"]["expr"][0]["match"]["right"] for item in loaded[0] if "rule" in item]
     assert rules == [{"set": ["br-front", "docker0"]}] * 2 + ["br-*"] * 2

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from nftbridge.cli import main
+from nftbridge.doctor.gather import gather
 from nftbridge.lab.topology import HOST
 from tests.kernel.patient import Patient
 from tests.kernel.test_doctor_firewalls import FIREWALLS
@@ -34,13 +35,12 @@ def test_asked_about_a_packet_it_names_who_decides(patient: Patient) -> None:
     told = patient.doctor(*flow(patient))
     (decider,) = [chain for chain in told["chains"] if chain["verdict"] == "dropped"]
     assert (decider["table"], decider["chain"]) == ("table inet mine", "checks")
-    assert decider["rule"] == "reject"
+    assert decider["rule"] == "reject with icmpx admin-prohibited"
     (found,) = told["findings"]
     assert found["traffic"] == ["front: the packet asked about"]
-    assert found["where"] == "table inet mine, chain checks: 'reject'"
+    assert found["where"] == "table inet mine, chain checks: 'reject with icmpx admin-prohibited'"
     assert patient.published() is False
-    for command in found["commands"]:
-        patient.sh(command)
+    patient.run(found)
     assert patient.published()
     assert not patient.egress()  # nothing more was opened than what was asked about
 
@@ -53,7 +53,43 @@ def test_a_packet_that_we_drop_ourselves_is_no_finding(patient: Patient) -> None
 
 def test_a_packet_asked_about_in_part(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--in", "eth0"]) == 1
-    assert "give --in, --src, --dst and --proto" in capsys.readouterr().err
+    assert "give --in and --dst at least" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_packet_asked_about_without_protocol_and_source(version: int, patient: Patient) -> None:
+    host, web = patient.address(HOST, version), patient.address("web", version)
+    asked = ("--in", "eth0", "--dst", str(host), "--dport", "8080")
+    told = patient.doctor(*asked)
+    assert told["wrong"] is False
+    protocol, source = told["assumed"]
+    assert protocol == "--proto tcp"
+    uplink = {4: "198.51.100.", 6: "2001:db8:100::"}[version]
+    assert source.startswith(f"--src {uplink}")
+    assert "translated to container web" in told["sentence"]
+    family = "ip" if version == 4 else "ip6"
+    patient.sh(
+        f"nft 'add table {family} own; add chain {family} own f"
+        " { type filter hook forward priority 0; };"
+        f" add rule {family} own f {family} daddr {web} tcp dport 80 drop'"
+    )
+    assert not patient.published(version)
+    (found,) = patient.doctor(*asked)["findings"]
+    patient.run(found)
+    assert patient.published(version)
+    assert patient.doctor(*asked)["wrong"] is False
+
+
+def test_who_sends_what_nobody_named(patient: Patient) -> None:
+    client = str(patient.address("outside"))
+    patient.sh("ip route del 172.20.0.0/16 dev br-front")  # not by the route to it
+    of = {"br-front": "--src 172.20.0.2", "host": f"--src {patient.address(HOST)}"}
+    for interface, source in of.items():
+        told = patient.doctor("--in", interface, "--dst", client, "--dport", "80")
+        assert told["assumed"][1] == source
+    patient.sh(f"ip route add default via {client}")
+    told = patient.doctor("--in", "eth0", "--dst", str(patient.address(HOST)), "--proto", "icmp")
+    assert told["assumed"] == ["--src 9.9.9.9"]
 
 
 def test_for_people(patient: Patient, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +148,39 @@ def test_what_is_not_understood_is_named_and_no_more(patient: Patient) -> None:
     assert kinds == {"not-understood", "unread"}
     odd = " ".join(found["where"] or "" for found in told["findings"])
     assert "statistic" in odd
-    assert "quota" in odd
+    assert '{"' not in odd
+
+
+WORDS = """
+ iifname { "eth0", "eth1" } ip saddr != 10.0.0.0/8 tcp flags syn / fin,syn,rst,ack drop
+ ip saddr . tcp dport @pairs drop
+ ip daddr set ip daddr map { 10.0.0.1 : 10.0.0.3, 10.0.0.2 : 10.0.0.4 }
+ meta mark & 0x000000ff == 0x00000017 ct mark != 0x00000001 drop
+ tcp option maxseg size set rt mtu
+ ip dscp set cs1
+ ct count over 20 reject with tcp reset
+ limit rate over 400/minute burst 7 packets drop
+ fib saddr . iif oif 0 drop
+ log prefix "gone # handle 7: " level warn flags all
+ ct original ip daddr 10.0.0.9 ct direction reply drop
+ meta hour "08:00"-"17:00" meta day "Monday" drop
+ tcp dport vmap { 22 : drop, 80-90 : jump other, 443 : accept } comment "a { brace"
+ dup to 10.0.0.7 device "lo"
+"""
+
+
+def test_rules_are_told_in_nft_s_own_words(patient: Patient) -> None:
+    """Whatever they are: compared with what nft itself lists, statement for statement."""
+    heads = "set pairs { type ipv4_addr . inet_service; }\nchain other {\n}"
+    chain = f"chain odd {{\ntype filter hook forward priority 10;\n{WORDS}"
+    patient.sh(f"nft -f - <<'END'\ntable ip odd {{\n{heads}\n{chain}\n}}\n}}\nEND")
+    target = patient.place.target
+    facts = gather(patient.place.host, target.netns, target.table)
+    (table,) = [table for table in facts.tables if table.name == "odd"]
+    told = [rule.text for rule in table.chains["odd"].rules]
+    listed = patient.output("nft -s list chain ip odd odd").splitlines()
+    assert told == [line.strip() for line in listed[3:-2]]
+    assert len(told) == len(WORDS.strip().splitlines())
 
 
 def test_not_permitted(patient: Patient) -> None:

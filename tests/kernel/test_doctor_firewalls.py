@@ -117,7 +117,7 @@ def test_one_s_own_rule_in_docker_user(patient: Patient) -> None:
     patient.sh("nft add rule inet nftbridge DOCKER-USER iifname br-front counter drop")
     assert patient.egress() is False
     found = patient.mend("foreign-drop")
-    assert "chain DOCKER-USER: 'iifname br-front counter drop" in found["where"]
+    assert 'chain DOCKER-USER: \'iifname "br-front" counter drop' in found["where"]
     assert patient.all_pass()
     assert patient.is_well()
 

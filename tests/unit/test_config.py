@@ -178,8 +178,8 @@ WRONG: list[tuple[str, str, str, str, str]] = [
         "ip_forward",
         'version = 1\n[host]\nip_forward = "on"',
         "host.ip_forward",
-        "is not a",
-        "check, enable",
+        "'on' is not one of check, enable",
+        'ip_forward = "check"',
     ),
     (
         "ip_forward true",
@@ -278,8 +278,8 @@ WRONG: list[tuple[str, str, str, str, str]] = [
         "gateway mode",
         f'version = 1\n{NETWORK}gateway_mode_ipv6 = "NAT"',
         "network[0].gateway_mode_ipv6",
-        "'NAT' is not a gateway_mode",
-        "nat, nat-unprotected, routed, isolated",
+        "'NAT' is not one of nat, nat-unprotected, routed, isolated",
+        'gateway_mode_ipv6 = "nat"',
     ),
     (
         "source address of the other family",

@@ -15,9 +15,10 @@ from nftbridge.doctor import iptables, nftables
 from nftbridge.doctor.case import Case
 from nftbridge.doctor.diagnoses import DIAGNOSES, examine
 from nftbridge.doctor.docker import Remains
-from nftbridge.doctor.facts import Facts, Route
+from nftbridge.doctor.facts import Facts
 from nftbridge.doctor.finding import Finding, Severity
 from nftbridge.doctor.owners import owner
+from nftbridge.doctor.routing import Route
 from nftbridge.doctor.ruleset import Maker, Table
 from nftbridge.doctor.traffic import traffic, translated_ports
 from nftbridge.doctor.walk import Decision, Verdict, decide, sets_marks
@@ -229,6 +230,7 @@ HEALTHY = Facts(
         Route(ip_network("192.0.2.0/24"), "eth0"),
         Route(ip_network("172.20.0.0/16"), "br-front"),
         Route(ip_network("::/0"), "eth0"),
+        Route(ip_network("fd00:20::/64"), "br-front"),
     ),
 )
 

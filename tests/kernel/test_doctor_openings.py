@@ -1,0 +1,84 @@
+"""What the advice opens: no block list but for who was asked about, and what it says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nftbridge.lab.topology import HOST
+from tests.kernel.patient import Patient
+
+pytestmark = pytest.mark.kernel
+
+LISTS: dict[str, str] = {
+    "a set": """nft -f - <<'END'
+table inet own {
+ set bad {
+ type ipv4_addr
+ flags interval
+ elements = { 198.51.100.0/24 }
+ }
+ chain f {
+ type filter hook forward priority 0; policy accept;
+ ip saddr @bad drop
+ ip daddr @bad drop
+ }
+}
+END""",
+    "a chain of its own": """nft -f - <<'END'
+table inet own {
+ chain blocked {
+ counter drop
+ }
+ chain f {
+ type filter hook forward priority 0; policy accept;
+ ip saddr 198.51.100.0/24 jump blocked
+ ip daddr 198.51.100.0/24 goto blocked
+ }
+}
+END""",
+    "iptables": (
+        "iptables-legacy -N blocked; iptables-legacy -A blocked -j DROP;"
+        " iptables-legacy -A FORWARD -s 198.51.100.0/24 -j blocked;"
+        " iptables-legacy -A FORWARD -d 198.51.100.0/24 -j blocked"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_block_list_is_opened_for_one_only(name: str, patient: Patient) -> None:
+    patient.sh(LISTS[name])
+    assert patient.published() is False
+    other = str(patient.address("outside") + 9)
+    for _ in range(2):  # the packet, then its answer
+        for found in asked(patient, str(patient.address("outside")))["findings"]:
+            patient.run(found)
+    assert patient.published()
+    assert asked(patient, other)["wrong"]
+    rules = patient.output("nft list ruleset; iptables-legacy-save")
+    assert all(str(patient.address("outside")) in line for line in accepts(rules))
+
+
+def asked(patient: Patient, source: str) -> dict[str, Any]:
+    to = ("--dst", str(patient.address(HOST)), "--dport", "8080")
+    return patient.doctor("--in", "eth0", "--src", source, *to)
+
+
+def accepts(rules: str) -> list[str]:
+    """Those in tables of others."""
+    theirs = rules.partition("table inet own")[2] or rules.partition("*filter")[2]
+    return [line for line in theirs.splitlines() if line.endswith((" accept", "-j ACCEPT"))]
+
+
+def test_what_stands_behind_is_told(patient: Patient) -> None:
+    client = patient.address("outside")
+    patient.sh(
+        "nft 'add table inet own; add chain inet own f"
+        " { type filter hook forward priority 0; };"
+        " add rule inet own f tcp dport 80 drop;"
+        f" add rule inet own f ip saddr {client} drop; add rule inet own f counter'"
+    )
+    found = patient.mend("foreign-drop")
+    assert f"dropped behind that rule by 'ip saddr {client} drop'; lasts until" in found["note"]
+    assert patient.published()  # although the list is against it
