@@ -56,9 +56,10 @@ class Undoing:
     def run(self, told: Inspected | None) -> Undone:
         """Go back; `told` is what Docker says there is now, None if it says nothing.
 
-        Raises `InputError` where a user's rule, or a protection, would be lost.
+        Raises `InputError` where a user's rule, or a protection, would be lost, and while a service
+        puts back what goes.
         """
-        with self._store.held():
+        with self._store.unwatched(), self._store.held():
             record = self._store.migration()
             if record is None:
                 return self._without_record()

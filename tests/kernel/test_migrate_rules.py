@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from nftbridge import netns
+from nftbridge import config, netns
 from nftbridge.cli import main
 from nftbridge.migrate.kernel import Rules
 from nftbridge.migrate.tables import Site, Table
-from tests.kernel.migrate_layouts import CONTAINERS, LAYOUTS, NETWORKS, NEW, OLD, TABLES
+from tests.kernel.migrate_layouts import CONTAINERS, HOST, LAYOUTS, NETWORKS, NEW, OLD, TABLES
 from tests.kernel.migrate_site import KILLED, steady
+from tests.kernel.watching import command, watching
 from tests.namespaces import network_namespace, nft
 from tests.unit import docker_inspect as inspect
 
@@ -308,6 +309,23 @@ def test_undo_loses_no_rule_that_came_later(place: Place) -> None:
     nft(place.namespace, "flush", "chain", *added[1:])
     place.migrate("--undo")
     assert "-A blocked" in place.saved()
+
+
+def test_undo_waits_for_the_end_of_the_service(place: Place) -> None:
+    """It would put back at Docker's next event what an undo takes out."""
+    place.load(NEW)
+    place.migrate("--apply", "--write")
+    after, written = place.saved(), place.daemon_json.read_text()
+    file = place.folder / "host.json"
+    file.write_text(json.dumps(config.host_to_data(HOST)))
+    with watching(command(file, place.namespace, place.folder / "state")) as watch:
+        said = place.migrate("--undo", status=1)
+        assert f"`nftbridge watch` is running as process {watch.process.pid}" in said
+        assert "`systemctl stop nftbridge-watch`" in said
+        assert (place.saved(), place.daemon_json.read_text()) == (after, written)
+        watch.end(signal.SIGKILL)
+    place.migrate("--undo")
+    assert "DOCKER-FORWARD" in place.saved()
 
 
 LATER = "-A DOCKER-USER -s 198.51.100.10/32 -j DROP"
