@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 from nftbridge.doctor.docker import NFT_TABLE
-from nftbridge.explain.users import rule_text
 from nftbridge.migrate.exchange import Removal
 from nftbridge.migrate.plan import Out
 from nftbridge.migrate.run import Looked
@@ -35,7 +35,7 @@ def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterato
         number += 1
         yield style.title(f"{number}. over: DOCKER-USER")
         for one in plan.carried:
-            yield from _carried(one, style)
+            yield from _carried(one, looked.words.get(one.site, ()), style)
     if looked.rows:
         number += 1
         summary = looked.given.host.summary()
@@ -61,10 +61,11 @@ def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterato
         yield "nothing was changed; --apply does it, and --write changes daemon.json as well"
 
 
-def _carried(one: Carried, style: Style) -> Iterator[str]:
-    for chain, rule in one.rules():
+def _carried(one: Carried, words: Sequence[str], style: Style) -> Iterator[str]:
+    for (chain, rule), text in zip_longest(one.rules(), words):
         yield f"  {one.site}, {chain}: {rule.text}"
-        yield style.added(f"    -> {rule_text(rule.json('', chain)['rule'])}")
+        if text is not None:
+            yield style.added(f"    -> {text}")
     for refused in one.translated.refused:
         yield style.removed(f"  {one.site}, {refused}")
 
@@ -110,10 +111,10 @@ def data(looked: Looked, *, done: bool, written: bool) -> dict[str, object]:
                 "from": str(one.site),
                 "chain": chain,
                 "iptables": rule.text,
-                "nftables": rule_text(rule.json("", chain)["rule"]),
+                "nftables": text,
             }
             for one in plan.carried
-            for chain, rule in one.rules()
+            for (chain, rule), text in zip_longest(one.rules(), looked.words.get(one.site, ()))
         ],
         "adopted": [{"in": str(site), "layout": layout} for site, layout in plan.adopted],
         "out": [_out_data(out) for out in plan.out]

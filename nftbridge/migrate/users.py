@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -76,3 +76,11 @@ def commands(table: str, found: Iterable[Carried]) -> list[Command]:
     for one in found:
         made += [{"add": rule.json(table, chain)} for chain, rule in one.rules()]
     return made
+
+
+def in_words(
+    found: Iterable[Carried], listed: Mapping[str, Iterable[str]]
+) -> dict[Site, tuple[str, ...]]:
+    """By place, the words for each of its `rules`, out of those of each chain after `commands`."""
+    left = {chain: iter(rules) for chain, rules in listed.items()}
+    return {one.site: tuple(next(left[chain]) for chain, _ in one.rules()) for one in found}

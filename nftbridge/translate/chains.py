@@ -187,8 +187,8 @@ def _matches(choice: Iterable[Sequence[Statement]], context: Context) -> tuple[S
 
 
 def _comment(line: Line) -> str:
-    """The line's comment as nft can have it: shorter, and without what ends a string there."""
-    text = comment_of(line).replace('"', "'")
+    """The line's comment as nft can have it: shorter, and without what ends a string or a line."""
+    text = comment_of(line).replace('"', "'").replace("\n", " ")
     if len(text.encode()) <= COMMENT_BYTES:
         return text
     cut = text.encode()[: COMMENT_BYTES - len(_CUT.encode())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -13,7 +14,7 @@ from typing import TypeAlias
 import pytest
 
 from tests.kernel.debian import NotAvailable
-from tests.kernel.migrate_site import RULE, TABLES, Site, Traffic, expected, site
+from tests.kernel.migrate_site import BLOCKED, RULE, TABLES, Site, Traffic, expected, site
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
 
@@ -82,7 +83,7 @@ def test_there_and_back_in_a_storm(docker: Site, tell: Tell) -> None:
     before = docker.saved()
     shown = docker.migrate(status=2)
     assert docker.saved() == before, "a plan changes nothing"
-    assert f"{RULE}\n    -> meta nfproto ipv4" in shown
+    assert re.search(rf"{RULE}\n    -> .*udp ct original proto-dst {BLOCKED} .*drop\n", shown)
     with docker.storm() as storm:
         traffic = Traffic(storm)
         traffic.change(lambda: docker.migrate("--apply"))

@@ -288,6 +288,62 @@ def test_chains_below_docker_user_are_copied(place: Place) -> None:
     assert place.saved() == before
 
 
+WORDS = {
+    "-p tcp -m tcp --dport 25 -j REJECT --reject-with tcp-reset": "reject with tcp reset",
+    "-j REJECT --reject-with icmp-host-prohibited": "reject with icmp host-prohibited",
+    '-j LOG --log-prefix "seen: " --log-level 6': 'log prefix "seen: " level info',
+    "-m limit --limit 3/min --limit-burst 9": "limit rate 3/minute burst 9 packets",
+    "-m mark --mark 0x10/0xf0 -j ACCEPT": "meta mark & 0x000000f0 == 0x00000010",
+    "-j MARK --set-xmark 0x1/0x1": "meta mark set meta mark",
+    "-p tcp -m tcp --tcp-flags SYN,RST SYN -j DROP": "tcp flags",
+    "-m addrtype --src-type LOCAL -j DROP": "fib saddr type local",
+    '-m comment --comment "no -j blocked" -j RETURN': 'return comment "no -j blocked"',
+}
+"""The user's rules, and some of nft's words for each."""
+
+USERS_IPV6 = """\
+*filter
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A DOCKER-USER -s 2001:db8::9/128 -j DROP
+COMMIT
+"""
+
+
+def test_what_it_will_be_is_said_in_nft_s_own_words(place: Place) -> None:
+    lines = [f"-A DOCKER-USER {line}" for line in WORDS]
+    lines += ["-A blocked -p tcp -m multiport --ports 80 -j DROP"]
+    place.load(NEW)
+    place.load("\n".join(["*filter", ":blocked - [0:0]", *lines, "COMMIT", ""]))
+    broken = ("-m", "comment", "--comment", "line\nbreak", "-j", "blocked")
+    place.run("iptables-legacy", "-A", "DOCKER-USER", *broken)
+    place.load(USERS_IPV6, "ip6tables-legacy")
+    shown = [line.strip() for line in place.migrate(status=2).splitlines()]
+    planned = [line.removeprefix("-> ") for line in shown if line.startswith("-> ")]
+    for words, text in zip(WORDS.values(), planned, strict=False):
+        assert words in text
+        assert '{"' not in text
+    assert planned[-1] == "ip6 saddr 2001:db8::9 counter drop"
+    data, _ = json.JSONDecoder().raw_decode(place.migrate("--json", status=2))
+    assert [rule["nftables"] for rule in data["docker_user"]] == planned
+    place.migrate("--apply")
+    held = nft(place.namespace, "--stateless", "list", "table", "inet", "nftbridge").splitlines()
+    assert set(planned) <= {line.strip() for line in held}
+
+
+@pytest.mark.parametrize("name", ["accept", "table", "tcp", "1st", "a+b"])
+def test_a_chain_that_nft_would_list_but_not_read(place: Place, name: str) -> None:
+    place.load(NEW)
+    place.load(USERS.replace("blocked", name))
+    before = place.saved()
+    for words in ((), ("--apply",)):
+        said = place.migrate(*words, status=1)
+        assert f"chain {name}: cannot be carried over" in said
+        assert f"iptables -E {name} my-{name}" in said
+    assert place.saved() == before
+    assert nft(place.namespace, "list", "tables") == ""
+
+
 def test_with_iptables_docker_user_stays_as_it_is(place: Place) -> None:
     place.load(NEW)
     place.load(USERS)
