@@ -136,7 +136,7 @@ def listed(table: str, commands: Iterable[Command]) -> dict[str, list[str]]:
 
 
 def unreadable(chains: Iterable[str]) -> list[str]:
-    """Those of these names that nft does not read: words of its own, signs that it does not know."""
+    """Those of these names that nft does not read: its own words, signs that it does not know."""
     check = ["nft", "--check", "-f", "-"]
     with namespaces.thrown_away():
         return [name for name in chains if _run(check, _NAMED.format(name)).returncode != 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from nftbridge.migrate.plan import Given, Plan, forward_of, plan, translating
 from nftbridge.migrate.record import Record, Saved, Store
 from nftbridge.migrate.tables import EMPTY, TABLES, Site, Table
 from nftbridge.migrate.theirs import is_present
-from nftbridge.migrate.users import changed, commands, in_words
+from nftbridge.migrate.users import changed, commands, for_each
 from nftbridge.mirrored import settled
 from nftbridge.model import Host
 from nftbridge.plan import Plan as Rows
@@ -88,7 +88,7 @@ class Looked:
     rows: Rows
     place: str
     difference: tuple[str, ...]
-    words: Mapping[Site, tuple[str, ...]]
+    words: Mapping[Site, Sequence[str]]
 
     def __bool__(self) -> bool:
         return bool(self.plan or self.rows or self.difference)
@@ -120,10 +120,10 @@ class Migration:
         rows = self._engine.plan(host)
         if rows.removed:
             made = replace(made, remarks=(*made.remarks, _LEAVING))
-        words: dict[Site, tuple[str, ...]] = {}
+        words: Mapping[Site, Sequence[str]] = {}
         if made.carried and self._engine.backend == "nftables":
             made = replace(made, problems=(*made.problems, *_misnamed(made)))
-            words = in_words(made.carried, listed(_TRIAL, commands(_TRIAL, made.carried)))
+            words = for_each(made.carried, listed(_TRIAL, commands(_TRIAL, made.carried)))
         return Looked(given, made, rows, self._engine.place, difference, words)
 
     def apply(self, inspected: Inspected, wishes: Wishes, warn: Warn) -> Looked:

@@ -149,6 +149,10 @@ def undone(result: Undone) -> Iterator[str]:
     """What an undo has done."""
     for site in result.sites:
         yield f"Docker's rules are back in {site}"
+    for line in result.left_out:
+        yield f"left out, as it was deleted from our table: {line}"
+    for line in result.again:
+        yield f"in force again, but deleted from our table: {line}"
     if result.daemon_json:
         yield "daemon.json is as it was, but for what others changed since"
     if result.kept:

@@ -8,7 +8,7 @@ still in force, and then ours go out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nftbridge import config
@@ -17,6 +17,7 @@ from nftbridge.docker.host import DaemonOptions, Inspected, host_of
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, Problem
 from nftbridge.migrate.configuration import Configuration
+from nftbridge.migrate.deleted import Deleted, deleted
 from nftbridge.migrate.exchange import Restoration
 from nftbridge.migrate.kernel import Found, Rules
 from nftbridge.migrate.plan import VARIANTS
@@ -34,13 +35,16 @@ _BY_HAND = "put them into iptables' DOCKER-USER by hand, take them out of ours, 
 class Undone:
     """What was done: places whose rules came back, and whether daemon.json did.
 
-    `kept` is what of the user's was left in our table. Not `on_record`: there were no rules to put
-    back, after a reboot.
+    `kept` is what of the user's was left in our table. Of what he has deleted there since it was
+    carried over, `left_out` has not come back, and `again` has. Not `on_record`: there were no
+    rules to put back, after a reboot.
     """
 
     sites: tuple[str, ...]
     daemon_json: bool
     kept: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
     on_record: bool = True
 
 
@@ -64,15 +68,19 @@ class Undoing:
             if record is None:
                 return self._without_record()
             self._check_users(record)
+            lost = self._deleted(record)
             self._store.keep(replace(record, finished=False))  # whoever migrates now goes on
             back = self._configuration.put_back(existed=record.existed)
             found = self._rules.found()
             shared = record.backend in VARIANTS
             self._check_fitting(record, found, told, shared=shared)
+            record = _less(record, lost)
             sites = [*self._bring_back(record, found, shared=shared)]
             kept = self._forget() if shared else self._take_ours_out(record)
             self._store.drop()
-        return Undone(tuple(sites), back, kept)
+        left_out = tuple(line for one in lost.values() for line in one.left_out)
+        again = tuple(line for one in lost.values() for line in one.again)
+        return Undone(tuple(sites), back, kept, left_out, again)
 
     def _without_record(self) -> Undone:
         """After a reboot daemon.json is all that is left to put back."""
@@ -93,6 +101,13 @@ class Undoing:
             return
         message = "of our table has other rules than were carried over; they would be lost"
         raise InputError((Problem(DOCKER_USER, message, _BY_HAND),))
+
+    def _deleted(self, record: Record) -> dict[Site, Deleted]:
+        """What the user does not want any more of what was carried over."""
+        if record.rules is None:
+            return {}
+        saved = {site: one.tables.get("filter", EMPTY) for site, one in record.sites.items()}
+        return deleted(saved, json.loads(record.rules), self._rules.users(record.chains))
 
     def _check_fitting(
         self, record: Record, found: Found, told: Inspected | None, *, shared: bool
@@ -155,6 +170,14 @@ class Undoing:
         with state.locked():
             state.forget()
         return ()
+
+
+def _less(record: Record, lost: Mapping[Site, Deleted]) -> Record:
+    """A record without what was deleted."""
+    sites = dict(record.sites)
+    for site, one in lost.items():
+        sites[site] = replace(sites[site], tables={**sites[site].tables, "filter": one.table})
+    return replace(record, sites=sites)
 
 
 _BACK = tuple(reversed(TABLES))

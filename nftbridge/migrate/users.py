@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 from nftbridge.migrate.exchange import leads_to_users, rules_of
 from nftbridge.migrate.tables import Site, Table
 from nftbridge.nft.document import Command
 from nftbridge.policy.rules import DOCKER_USER
 from nftbridge.translate.chains import Translated, TranslatedRule, translate
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,7 @@ def commands(table: str, found: Iterable[Carried]) -> list[Command]:
     return made
 
 
-def in_words(
-    found: Iterable[Carried], listed: Mapping[str, Iterable[str]]
-) -> dict[Site, tuple[str, ...]]:
-    """By place, the words for each of its `rules`, out of those of each chain after `commands`."""
-    left = {chain: iter(rules) for chain, rules in listed.items()}
-    return {one.site: tuple(next(left[chain]) for chain, _ in one.rules()) for one in found}
+def for_each(found: Iterable[Carried], those: Mapping[str, Iterable[T]]) -> dict[Site, list[T]]:
+    """By place, what belongs to each of its `rules`, out of what a chain has after `commands`."""
+    left = {chain: iter(them) for chain, them in those.items()}
+    return {one.site: [next(left[chain]) for chain, _ in one.rules()] for one in found}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -91,6 +92,15 @@ class Place:
     def ours(self) -> str:
         """Our own DOCKER-USER."""
         return nft(self.namespace, "list", "chain", "inet", "nftbridge", "DOCKER-USER")
+
+    def delete(self, words: str) -> None:
+        """Take a rule with these words out of our table."""
+        table = nft(self.namespace, "--handle", "list", "table", "inet", "nftbridge")
+        before, _, rest = table.partition(words)
+        assert rest, table
+        chain = re.findall(r"chain (\S+) {", before)[-1]
+        (handle, *_) = re.findall(r"# handle (\d+)", rest)
+        nft(self.namespace, "delete", "rule", "inet", "nftbridge", chain, "handle", handle)
 
     def _words(self, *words: str) -> list[str]:
         return [
@@ -365,6 +375,48 @@ def test_undo_loses_no_rule_that_came_later(place: Place) -> None:
     nft(place.namespace, "flush", "chain", *added[1:])
     place.migrate("--undo")
     assert "-A blocked" in place.saved()
+
+
+UNWANTED = "-A DOCKER-USER -s 198.51.100.7/32 -j DROP"
+
+
+def test_what_was_deleted_does_not_come_back_silently(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    place.load("*filter\n-A DOCKER-USER -p udp -m multiport --ports 9 -j DROP\nCOMMIT\n")
+    before = place.saved()
+    place.load(f"*filter\n{UNWANTED}\nCOMMIT\n")
+    place.migrate("--apply")
+    for words in ("saddr 198.51.100.7", "saddr 198.51.100.9", "udp sport 9"):
+        place.delete(words)
+    said = place.migrate("--undo")
+    assert place.saved() == before
+    out, again = (
+        f"{how} deleted from our table: iptables-legacy IPv4" for how in ("it was", "but")
+    )
+    assert f"left out, as {out}, {_shown(UNWANTED)}\n" in said
+    assert f"in force again, {again}, blocked: -s 198.51.100.9/32 -j DROP\n" in said
+    assert f"in force again, {again}, DOCKER-USER: -p udp -m multiport --ports 9" in said
+
+
+def test_killed_at_any_step_what_was_deleted_stays_out(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    before = place.saved()
+    for step in range(100):
+        place.load(f"*filter\n{UNWANTED}\nCOMMIT\n")
+        place.migrate("--apply")
+        place.delete("saddr 198.51.100.7")
+        if not place.killed(step, "--undo"):
+            break
+        place.migrate("--undo")
+        assert place.saved() == before, f"killed before step {step}"
+    assert step > KINDS_OF_STEPS
+    assert place.saved() == before
+
+
+def _shown(line: str) -> str:
+    return line.removeprefix("-A ").replace(" ", ": ", 1)
 
 
 def test_undo_waits_for_the_end_of_the_service(place: Place) -> None:
