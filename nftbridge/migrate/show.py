@@ -13,19 +13,6 @@ from nftbridge.migrate.undo import Undone
 from nftbridge.migrate.users import Carried
 from nftbridge.style import Style
 
-AFTERWARDS = (
-    (
-        "switch Docker's firewall off (--write) and restart it, which ends all containers unless"
-        " its configuration says live-restore"
-    ),
-    (
-        "until then no container that publishes a port can be started, and a reload of firewalld"
-        " brings Docker's rules back beside ours: both decide then, and the stricter one counts"
-    ),
-    "from then on nobody but nftbridge opens ports: keep `nftbridge watch` running",
-)
-"""What is left to the user."""
-
 
 def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterator[str]:
     """The steps in their order."""
@@ -58,7 +45,24 @@ def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterato
     if not number:
         yield "nothing to do: Docker's firewall is out, and ours is in"
     elif not done:
-        yield "nothing was changed; --apply does it, and --write changes daemon.json as well"
+        write = ", and --write changes daemon.json as well" if looked.difference else ""
+        yield f"nothing was changed; --apply does it{write}"
+
+
+def afterwards(looked: Looked, *, written: bool) -> Iterator[str]:
+    """What is left to the user when it is done."""
+    restart = "which ends all containers unless its configuration says live-restore"
+    if not looked.difference:
+        yield f"restart Docker if it still runs with its firewall on, {restart}"
+    elif written:
+        yield f"restart Docker, {restart}"
+    else:
+        yield f"switch Docker's firewall off (--write) and restart it, {restart}"
+    yield (
+        "until then no container that publishes a port can be started, and a reload of firewalld"
+        " brings Docker's rules back beside ours: both decide then, and the stricter one counts"
+    )
+    yield "from then on nobody but nftbridge opens ports: keep `nftbridge watch --docker` running"
 
 
 def _carried(one: Carried, words: Sequence[str], style: Style) -> Iterator[str]:
@@ -159,4 +163,7 @@ def undone(result: Undone) -> Iterator[str]:
         yield f"left in our table: {', '.join(result.kept)}"
     if not result.on_record:
         yield "no rules were on record (they end with a reboot): `nftbridge remove` takes ours out"
-    yield "next: restart Docker, which makes its rules anew"
+    if result.still_off:
+        yield "next: take iptables and ip6tables out of daemon.json, and restart Docker"
+    elif result.daemon_json:
+        yield "next: restart Docker, which makes its rules anew"

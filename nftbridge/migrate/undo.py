@@ -37,7 +37,7 @@ class Undone:
 
     `kept` is what of the user's was left in our table. Of what he has deleted there since it was
     carried over, `left_out` has not come back, and `again` has. Not `on_record`: there were no
-    rules to put back, after a reboot.
+    rules to put back, after a reboot. `still_off`: daemon.json forbids Docker its firewall.
     """
 
     sites: tuple[str, ...]
@@ -46,6 +46,7 @@ class Undone:
     left_out: tuple[str, ...] = ()
     again: tuple[str, ...] = ()
     on_record: bool = True
+    still_off: bool = False
 
 
 class Undoing:
@@ -80,13 +81,16 @@ class Undoing:
             self._store.drop()
         left_out = tuple(line for one in lost.values() for line in one.left_out)
         again = tuple(line for one in lost.values() for line in one.again)
-        return Undone(tuple(sites), back, kept, left_out, again)
+        still_off = not self._configuration.difference()
+        return Undone(tuple(sites), back, kept, left_out, again, still_off=still_off)
 
     def _without_record(self) -> Undone:
         """After a reboot daemon.json is all that is left to put back."""
         if self._configuration.put_back(existed=None):
             return Undone((), daemon_json=True, on_record=False)
         hint = "`nftbridge remove` takes out what is ours; a restart of Docker makes its rules anew"
+        if not self._configuration.difference():
+            hint = f"take iptables and ip6tables out of {self._configuration.path}; {hint}"
         raise InputError((Problem("--undo", "no migration is on record", hint),))
 
     def _check_users(self, record: Record) -> None:

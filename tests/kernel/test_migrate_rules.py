@@ -574,6 +574,15 @@ def test_what_others_changed_in_daemon_json_since_stays(place: Place) -> None:
     assert place.daemon_json.read_text() == OPTIONS.replace("10m", "20m")
 
 
+def test_after_a_reboot_nobody_knows_whether_there_was_a_daemon_json(place: Place) -> None:
+    place.load(NEW)
+    place.migrate("--apply", "--write")
+    for file in place.folder.glob("state/*/*/migration.json"):
+        file.unlink()
+    said = place.migrate("--undo", status=1)
+    assert f"take iptables and ip6tables out of {place.daemon_json}" in said
+
+
 def test_a_daemon_json_that_was_not_there_goes(place: Place) -> None:
     place.load(NEW)
     place.migrate("--apply", "--write")
@@ -590,6 +599,56 @@ def test_after_a_reboot_daemon_json_is_all_there_is_to_put_back(place: Place) ->
         file.unlink()
     assert "no rules were on record" in place.migrate("--undo")
     assert place.daemon_json.read_text() == OPTIONS
+
+
+OFF = '{"iptables": false, "ip6tables": false}'
+
+
+@pytest.mark.parametrize(
+    ("held", "words", "then", "back"),
+    [
+        (
+            "{}",
+            ("--write",),
+            "next: restart Docker, which ends",
+            "next: restart Docker, which makes",
+        ),
+        ("{}", (), "next: switch Docker's firewall off (--write)", ""),
+        (OFF, (), "next: restart Docker if it still runs", "next: take iptables and ip6tables out"),
+        (OFF, ("--write",), "next: restart Docker if", "next: take iptables and ip6tables out"),
+    ],
+)
+def test_what_is_next(
+    place: Place, held: str, words: tuple[str, ...], then: str, back: str
+) -> None:
+    place.load(NEW)
+    place.daemon_json.write_text(held)
+    assert ("--write changes" in place.migrate(status=2)) is (held != OFF)
+    assert then in place.migrate("--apply", *words)
+    said = place.migrate("--undo")
+    assert back in said
+    assert ("next:" in said) is bool(back)
+
+
+def test_an_undo_for_programs(place: Place) -> None:
+    place.load(NEW)
+    place.daemon_json.write_text("{}")
+    place.migrate("--apply", "--write")
+    data, _ = json.JSONDecoder().raw_decode(place.migrate("--undo", "--json"))
+    assert data == {
+        "sites": ["iptables-legacy IPv4"],
+        "daemon_json": True,
+        "kept": [],
+        "left_out": [],
+        "again": [],
+        "on_record": True,
+        "still_off": False,
+    }
+    place.migrate("--apply", "--write")
+    for file in place.folder.glob("state/*/*/migration.json"):
+        file.unlink()
+    data, _ = json.JSONDecoder().raw_decode(place.migrate("--undo", "--json"))
+    assert data["on_record"] is False
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}}', "\xff"])
