@@ -12,7 +12,7 @@ from nftbridge.compat.tree import is_subchain
 from nftbridge.model import Family
 from nftbridge.nft.syntax import Json
 from nftbridge.policy.rules import CHAINS, DOCKER_USER, NAMES
-from nftbridge.translate.line import Line, Part, RefusedError, parse
+from nftbridge.translate.line import Line, Part, RefusedError, jump_of, parse
 from nftbridge.translate.matches import comment_of, translate_match
 from nftbridge.translate.nodes import match, meta
 from nftbridge.translate.targets import translate_target
@@ -96,7 +96,7 @@ def translate(chains: Lines, family: Family) -> Translated:
         ]
         rules[name] = tuple(r for one in made if not isinstance(one, Refused) for r in one)
         refused += [one for one in made if isinstance(one, Refused)]
-        below = filter(known.__contains__, map(_jump, chains[name]))
+        below = filter(known.__contains__, map(jump_of, chains[name]))
         waiting += [n for n in dict.fromkeys(below) if n not in (*rules, *waiting)]
     return Translated(family, rules, tuple(refused))
 
@@ -141,14 +141,6 @@ def _translated(
         return replace(place.refused(problems[0]), understood=understood, decides=decides)
     comment, end = _comment(line), (Statement({"counter": None}, ""), *target)
     return tuple(TranslatedRule(place.number, place.text, (*w, *end), comment) for w in ways)
-
-
-def _jump(text: str) -> str:
-    """Where a line jumps to; "" if that cannot be understood."""
-    try:
-        return parse(text).jump
-    except RefusedError:
-        return ""
 
 
 def _alternatives(

@@ -202,6 +202,19 @@ def test_rules_of_others_stay_where_they_are(place: Place, rules: str, variant: 
     assert place.saved(program).replace(later, "") == before
 
 
+def test_no_comment_is_taken_for_a_jump(place: Place) -> None:
+    place.load(NEW)
+    place.load(
+        "*filter\n-A INPUT -m comment --comment 'not -j DOCKER here' -j ACCEPT\n"
+        "-A FORWARD -m comment --comment 'no -j ACCEPT here' -j REJECT\nCOMMIT\n".replace("'", '"')
+    )
+    before = place.saved()
+    place.migrate("--apply")
+    assert place.forward()[1:3] == ACCEPTS, "what rejects comes after Docker's rules"
+    place.migrate("--undo")
+    assert place.saved() == before
+
+
 @pytest.mark.parametrize(
     ("wanted", "forward"),
     [
