@@ -89,6 +89,11 @@ class Place:
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         return done.returncode != 0
 
+    def forget(self) -> None:
+        """As after a reboot: no migration is on record."""
+        for file in self.folder.glob("state/*/*/migration.json"):
+            file.unlink()
+
     def ours(self) -> str:
         """Our own DOCKER-USER."""
         return nft(self.namespace, "list", "chain", "inet", "nftbridge", "DOCKER-USER")
@@ -559,6 +564,7 @@ def test_dockers_rules_that_come_back_go_again(place: Place) -> None:
 
 # --- daemon.json ----------------------------------------------------------------------------------
 
+OFF = '{"iptables": false, "ip6tables": false}'
 OPTIONS = '{\n  "live-restore": true,\n  "log-opts": {"max-size": "10m"}\n}\n'
 
 
@@ -587,15 +593,6 @@ def test_what_others_changed_in_daemon_json_since_stays(place: Place) -> None:
     assert place.daemon_json.read_text() == OPTIONS.replace("10m", "20m")
 
 
-def test_after_a_reboot_nobody_knows_whether_there_was_a_daemon_json(place: Place) -> None:
-    place.load(NEW)
-    place.migrate("--apply", "--write")
-    for file in place.folder.glob("state/*/*/migration.json"):
-        file.unlink()
-    said = place.migrate("--undo", status=1)
-    assert f"take iptables and ip6tables out of {place.daemon_json}" in said
-
-
 def test_a_daemon_json_that_was_not_there_goes(place: Place) -> None:
     place.load(NEW)
     place.migrate("--apply", "--write")
@@ -604,17 +601,24 @@ def test_a_daemon_json_that_was_not_there_goes(place: Place) -> None:
     assert not place.daemon_json.exists()
 
 
-def test_after_a_reboot_daemon_json_is_all_there_is_to_put_back(place: Place) -> None:
+@pytest.mark.parametrize("held", [OPTIONS, None], ids=["one", "none"])
+def test_after_a_reboot_daemon_json_is_all_there_is_to_put_back(
+    place: Place, held: str | None
+) -> None:
     place.load(NEW)
-    place.daemon_json.write_text(OPTIONS)
+    if held is not None:
+        place.daemon_json.write_text(held)
     place.migrate("--apply", "--write")
-    for file in place.folder.glob("state/*/*/migration.json"):
-        file.unlink()
+    place.forget()
     assert "no rules were on record" in place.migrate("--undo")
-    assert place.daemon_json.read_text() == OPTIONS
+    assert [path.read_text() for path in place.folder.glob("daemon*")] == ([held] if held else [])
 
 
-OFF = '{"iptables": false, "ip6tables": false}'
+def test_after_a_reboot_a_file_of_the_user_s_stays(place: Place) -> None:
+    place.daemon_json.write_text(OFF)
+    said = place.migrate("--undo", status=1)
+    assert f"take iptables and ip6tables out of {place.daemon_json}" in said
+    assert place.daemon_json.read_text() == OFF
 
 
 @pytest.mark.parametrize(
@@ -658,8 +662,7 @@ def test_an_undo_for_programs(place: Place) -> None:
         "still_off": False,
     }
     place.migrate("--apply", "--write")
-    for file in place.folder.glob("state/*/*/migration.json"):
-        file.unlink()
+    place.forget()
     data, _ = json.JSONDecoder().raw_decode(place.migrate("--undo", "--json"))
     assert data["on_record"] is False
 
