@@ -198,8 +198,8 @@ class Ledger:
         self._waiting[question] = None
 
     def _is_news(self, network: str) -> bool:
-        known = network in self._networks or network in self._open
-        return not known and Kind.NETWORK not in self._to_list
+        known = (self._networks, self._open, self._unread)
+        return Kind.NETWORK not in self._to_list and not any(network in one for one in known)
 
     def _want_if_known(self, container: str) -> None:
         if container in self._containers or container in self._open:

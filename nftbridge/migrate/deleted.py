@@ -32,7 +32,7 @@ def deleted(
 ) -> dict[Site, Deleted]:
     """By place, given its filter table, and the user's rules in our table as they were and are.
 
-    None where nothing was deleted, or the rules are not those of the tables.
+    Not a place where nothing was deleted, and none if the rules are not those of the tables.
     """
     found = [one for site, table in saved.items() if (one := carried(site, table)) is not None]
     first, _ = one_per_family(found)
