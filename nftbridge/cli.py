@@ -260,7 +260,8 @@ def _units(parser: _Parser) -> None:
         nargs="?",
         const="",
         metavar="SOCKET",
-        help="the unit of watch --docker, with FILE beside it",
+        help="the unit of watch --docker, with FILE beside it"
+        " (default: $DOCKER_HOST, or /var/run/docker.sock)",
     )
     parser.add_argument(
         "--write", type=Path, metavar="DIR", help="write them there, e.g. /etc/systemd/system"

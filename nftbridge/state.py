@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from nftbridge import __version__, config
 from nftbridge import netns as namespaces
-from nftbridge.errors import InputError, UnavailableError
+from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.model import Host
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _BACKENDS = ("nftables", "iptables", "iptables-nft")
+_PID = 20  # digits
 _HERE = Path(__file__).parent
 _DECIDING = ("", "model", "policy", "nft")
 """The folders with the code on which it depends what the kernel is brought to."""
@@ -68,12 +69,40 @@ class State:
     @contextmanager
     def locked(self) -> Generator[None]:
         """Hold the lock; whoever comes second waits. The kernel frees it if the holder dies."""
-        with self._reported():
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-            lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with self._opened("lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        """Hold what tells others that a service keeps this table; waits for who is `unwatched`."""
+        with self._opened("watch.lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            yield
+
+    @contextmanager
+    def unwatched(self) -> Generator[None]:
+        """Let no service keep this table meanwhile. Raises `InputError` if one does."""
+        with self._opened("watch.lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                process = os.pread(lock, _PID, 0).decode(errors="replace")
+                message = f"`nftbridge watch` is running as process {process}, and keeps the table"
+                hint = f"`systemctl stop nftbridge-watch`, or `kill {process}` if it is no unit"
+                raise InputError((Problem("", message, hint),)) from None
+            yield
+
+    @contextmanager
+    def _opened(self, name: str) -> Generator[int]:
+        """A file to be locked; the kernel frees it when the last process that has it open ends."""
+        with self._reported():
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+            lock = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            yield lock
         finally:
             os.close(lock)
 

@@ -108,7 +108,9 @@ def _migrated() -> Iterator[str]:
     rows = compare({}, rows_in_kernel(HOST), wanted_host=HOST)
     before = '{\n  "live-restore": true\n}\n'
     change = difference(before, switched_off(before), "/etc/docker/daemon.json")
-    looked = Looked(given, migration(given), rows, "table inet nftbridge", tuple(change))
+    words = {site: ("ip saddr 203.0.113.9 counter drop",)}  # nft's, which needs a kernel for that
+    place = "table inet nftbridge"
+    looked = Looked(given, migration(given), rows, place, tuple(change), words)
     yield "$ nftbridge migrate docker"
     yield from planned(looked, Style(), done=False, written=False)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from nftbridge import config
-from nftbridge.errors import Problem
+from nftbridge.errors import InputError, Problem
 from nftbridge.model import Host
 
 if TYPE_CHECKING:  # imported only by the functions that need them
@@ -44,6 +44,18 @@ def wanted(options: Namespace) -> str:
     """The backend that the options name, as `choice` calls it."""
     other = options.iptables == "nft" and options.backend == "iptables"
     return "iptables-nft" if other else str(options.backend)
+
+
+def docker_socket(options: Namespace) -> str | None:
+    """Where the Engine to be watched listens, as --docker and DOCKER_HOST say; None if none is."""
+    if options.docker is None:
+        return None
+    from nftbridge.docker.api import socket_path
+
+    if options.file is None and options.docker.endswith((".toml", ".json")):
+        hint = "write FILE before --docker, or --docker=SOCKET"
+        raise InputError((Problem("--docker", "takes a socket, not a host file", hint),))
+    return socket_path(options.docker or None, os.environ)
 
 
 def engine_of_last_apply(options: Namespace) -> tuple[Engine, Choice]:

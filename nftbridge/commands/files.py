@@ -6,7 +6,7 @@ import os
 from argparse import Namespace
 
 from nftbridge import defaults
-from nftbridge.commands.common import load, print_json, print_lines, target, warn
+from nftbridge.commands.common import docker_socket, load, print_json, print_lines, target, warn
 from nftbridge.errors import InputError, Problem
 from nftbridge.model import Family, Host
 
@@ -61,10 +61,11 @@ def units(options: Namespace) -> int:
     """Print the systemd units, or write them into a folder."""
     from nftbridge.watch.units import made, made_for_docker, written
 
-    if options.docker is None:
+    docker = docker_socket(options)
+    if docker is None:
         files = made(options.file or str(defaults.HOST_FILES))
     else:
-        files = made_for_docker(options.file, options.docker or None)
+        files = made_for_docker(options.file, docker)
     if options.write is None:
         if options.json:
             print_json(files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from nftbridge.commands.common import CHANGES, print_json, print_lines, style, target, wanted, warn
@@ -46,7 +47,7 @@ def migrate(options: Namespace) -> int:
         raise InputError(looked.plan.problems)
     if options.apply:
         if looked and not options.json:
-            print_lines(f"next: {step}" for step in show.AFTERWARDS)
+            print_lines(f"next: {step}" for step in show.afterwards(looked, written=options.write))
         return 0
     return CHANGES if looked else 0
 
@@ -66,7 +67,7 @@ def _undo(options: Namespace, configuration: Configuration, named: Named) -> int
 
     done = Undoing(target(options), configuration).run(_told(named))
     if options.json:
-        print_json({"sites": done.sites, "daemon_json": done.daemon_json, "kept": list(done.kept)})
+        print_json(asdict(done))
     else:
         print_lines(show.undone(done))
     return 0

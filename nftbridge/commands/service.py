@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from nftbridge.commands.common import (
+    docker_socket,
     load,
     of_firewalld,
     print_json,
@@ -100,20 +100,8 @@ def watch(options: Namespace) -> int:
     """Keep the host as declared until told to end."""
     from nftbridge.watch.service import serve
 
-    docker, place, backend = _socket(options), target(options), wanted(options)
+    docker, place, backend = docker_socket(options), target(options), wanted(options)
     return serve(options.file, place, backend, docker=docker, as_json=options.json)
-
-
-def _socket(options: Namespace) -> str | None:
-    """Where the Engine to be watched listens; None if none is."""
-    if options.docker is None:
-        return None
-    from nftbridge.docker.api import socket_path
-
-    if options.file is None and options.docker.endswith((".toml", ".json")):
-        hint = "write FILE before --docker, or --docker=SOCKET"
-        raise InputError((Problem("--docker", "takes a socket, not a host file", hint),))
-    return socket_path(options.docker or None, os.environ)
 
 
 def _way_back(state: Past) -> Kept:

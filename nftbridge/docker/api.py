@@ -37,11 +37,13 @@ _OK, _NOT_FOUND = 200, 404
 def socket_path(option: str | None, environment: Mapping[str, str]) -> str:
     """Where Docker listens: as the user says, as ``DOCKER_HOST`` says, or where it usually does."""
     named = option or environment.get("DOCKER_HOST") or SOCKET
-    path = named.removeprefix(_SCHEME)
+    where, path = "--docker" if option else "DOCKER_HOST", named.removeprefix(_SCHEME)
+    if not path:
+        raise InputError((Problem(where, f"{named!r} names no socket", f"e.g. {_SCHEME}{SOCKET}"),))
     if "://" in path:
         message = f"{named!r} is not a unix socket"
         hint = "run this on Docker's own host, or save what it says: --networks and --containers"
-        raise InputError((Problem("--docker" if option else "DOCKER_HOST", message, hint),))
+        raise InputError((Problem(where, message, hint),))
     return path
 
 

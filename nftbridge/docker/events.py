@@ -18,6 +18,11 @@ class Kind(Enum):
     CONTAINER = "containers"
     NETWORK = "networks"
 
+    @property
+    def listing(self) -> str:
+        """Where those that are there are listed, of containers the running ones."""
+        return f"/{self.value}/json" if self is Kind.CONTAINER else f"/{self.value}"
+
 
 class Action(Enum):
     """What has happened, by Docker's name for it."""

@@ -48,6 +48,7 @@ class Ledger:
         self._open: dict[str, Question] = {}  # by ID; those to be asked, and those that were
         self._waiting: dict[Question, None] = {}
         self._to_list = set(Kind)
+        self._surprised = False  # by a network that nobody has told of
 
     @property
     def complete(self) -> bool:
@@ -82,6 +83,7 @@ class Ledger:
         self._waiting.clear()
         self._refused.clear()
         self._to_list = set(Kind)
+        self._surprised = False
 
     def set_info(self, info: Item) -> None:
         """What ``GET /info`` said."""
@@ -97,6 +99,20 @@ class Ledger:
             self._want(kind, identity)
         return any(gone)
 
+    def surprised(self) -> bool:
+        """Whether networks are to be listed, for `seen`; not a second time for the same surprise.
+
+        Docker does not tell that it makes docker_gwbridge for swarm, only what comes after that.
+        """
+        surprised, self._surprised = self._surprised, False
+        return surprised
+
+    def seen(self, networks: Iterable[str]) -> None:
+        """These are there, too; what is gone of the others, events tell."""
+        for identity in networks:
+            if self._is_news(identity):
+                self._want(Kind.NETWORK, identity)
+
     def happened(self, event: Event) -> bool:
         """What an event tells; returns whether anything is gone."""
         match event:
@@ -105,13 +121,17 @@ class Ledger:
             case Event(Kind.NETWORK, Action.DISCONNECT, network, container):
                 self._want_if_known(container)
                 return self._leave(network, container)
-            case Event(Kind.NETWORK, Action.CONNECT, _, container):
+            case Event(Kind.NETWORK, Action.CONNECT, network, container):
+                self._surprised |= self._is_news(network)
                 # of one that does not run yet, its start will tell
                 self._want_if_known(container)
             case Event(Kind.CONTAINER, Action.RENAME, container):
                 self._want_if_known(container)
-            case Event(Kind.CONTAINER, Action.START) | Event(Kind.NETWORK, Action.CREATE):
-                self._want(event.kind, event.identity)
+            case Event(Kind.CONTAINER, Action.START, container):
+                self._want(Kind.CONTAINER, container)
+            case Event(Kind.NETWORK, Action.CREATE, network):
+                self._surprised |= self._is_news(network)
+                self._want(Kind.NETWORK, network)
             case _:
                 pass
         return False
@@ -176,6 +196,10 @@ class Ledger:
         self._serial += 1
         question = self._open[identity] = Question(kind, identity, self._serial)
         self._waiting[question] = None
+
+    def _is_news(self, network: str) -> bool:
+        known = (self._networks, self._open, self._unread)
+        return Kind.NETWORK not in self._to_list and not any(network in one for one in known)
 
     def _want_if_known(self, container: str) -> None:
         if container in self._containers or container in self._open:

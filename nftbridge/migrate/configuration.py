@@ -59,10 +59,13 @@ class Configuration:
     def put_back(self, *, existed: bool | None) -> bool:
         """Go back to the old one, but for what others have changed since; False if it is that.
 
-        `existed` is whether there was one at all, None if nobody knows.
+        `existed` is whether there was one at all. None if nobody knows: then one that says nothing
+        but what we write was not there.
         """
         before, now = _read(self.kept), self.text()
-        if before is None and existed is not False:
+        if existed is None:
+            existed = now != switched_off("")
+        if before is None and existed:
             return False
         if now is None or now == switched_off(before or ""):
             self._restore(before)

@@ -15,8 +15,9 @@ from typing import TypeAlias
 from nftbridge.compat.tools import Variant
 from nftbridge.migrate.forward import FORWARD, Forward, is_ours
 from nftbridge.migrate.tables import Table
-from nftbridge.migrate.theirs import Theirs, is_own, jump_of, own_chains
+from nftbridge.migrate.theirs import Theirs, is_own, own_chains
 from nftbridge.policy.rules import DOCKER_USER
+from nftbridge.translate.line import jump_of
 
 _LAST = "-j RETURN"
 _TRANSLATING = "DOCKER"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from nftbridge.migrate.tables import Table
-from nftbridge.migrate.theirs import Theirs, jump_of
+from nftbridge.migrate.theirs import Theirs
+from nftbridge.translate.line import jump_of
 
 FORWARD = "FORWARD"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,9 @@ from nftbridge.policy.rules import DOCKER_USER
 _FAMILIES = ("ip", "ip6")
 _VOLATILE = frozenset({"handle", "packets", "bytes"})
 _PATIENCE = 60.0
+_CHAIN = re.compile(r"^\tchain (\S+) \{\n(.*?)^\t\}$", re.DOTALL | re.MULTILINE)
+_RULE = re.compile(r"^\t\t", re.MULTILINE)
+_NAMED = "add table inet names; add chain inet names {}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,27 @@ class Rules:
     def check(self, commands: list[Command]) -> None:
         """Raise what `commit` would raise."""
         self._ours.check(commands)
+
+
+def listed(table: str, commands: Iterable[Command]) -> dict[str, list[str]]:
+    """The rules of each chain in nft's own words, when a kernel has taken these commands.
+
+    It is tried in a network namespace that is thrown away. Raises `KernelRefusedError`.
+    """
+    with namespaces.thrown_away():
+        Kernel(table).commit(commands)
+        shown = _run(["nft", "--stateless", "list", "table", "inet", table])
+    if shown.returncode != 0:
+        raise KernelRefusedError(f"nft cannot list what it was given: {shown.stderr.strip()}")
+    found = ((chain, _RULE.split(rules)[1:]) for chain, rules in _CHAIN.findall(shown.stdout))
+    return {chain: [rule.rstrip("\n") for rule in rules] for chain, rules in found}
+
+
+def unreadable(chains: Iterable[str]) -> list[str]:
+    """Those of these names that nft does not read: its own words, signs that it does not know."""
+    check = ["nft", "--check", "-f", "-"]
+    with namespaces.thrown_away():
+        return [name for name in chains if _run(check, _NAMED.format(name)).returncode != 0]
 
 
 def _nft_tables() -> dict[str, str]:

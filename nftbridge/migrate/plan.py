@@ -28,6 +28,7 @@ from nftbridge.migrate.tables import EMPTY, Site, Tables
 from nftbridge.migrate.theirs import Theirs
 from nftbridge.migrate.users import Carried, carried, changed, one_per_family
 from nftbridge.model import Family, Host, counted
+from nftbridge.translate.line import jump_of
 
 VARIANTS = {"iptables": Variant.LEGACY, "iptables-nft": Variant.NFT}
 """The backends that share Docker's tables, and the kind of iptables that it is for each."""
@@ -234,13 +235,13 @@ def _untranslated(given: Given, one: Carried) -> Iterator[Problem]:
 
 def _strangers(given: Given, theirs: Theirs, site: Site, tables: Tables) -> Iterator[Problem]:
     for stranger in theirs.strangers(tables):
-        if "DOCKER-INGRESS" in (stranger.chain, known.jump_of(stranger.line)):
+        if "DOCKER-INGRESS" in (stranger.chain, jump_of(stranger.line)):
             message = f"swarm's routing mesh publishes ports there: {stranger}"
             yield Problem(str(site), message, "leave Docker's own firewall on")
         elif stranger.inside:
             message = f"{stranger} is not one of Docker's, and would be lost"
             yield Problem(str(site), message, "put it into DOCKER-USER, or take it out")
-        elif known.jump_of(stranger.line) not in given.staying(site, stranger.table).chains:
+        elif jump_of(stranger.line) not in given.staying(site, stranger.table).chains:
             message = f"{stranger} jumps to a chain of Docker's, which goes"
             yield Problem(str(site), message, "take it out first")
 

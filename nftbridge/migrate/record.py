@@ -7,7 +7,6 @@ rules are in it, so that a run that was cut off can be repeated or undone.
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,14 +90,9 @@ class Store(State):
     @contextmanager
     def held(self) -> Generator[None]:
         """Nobody else migrates meanwhile; an apply has a lock of its own."""
-        with self._reported():
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-            lock = os.open(self._folder / "migration.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
+        with self._opened("migration.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(lock)
 
     def migration(self) -> Record | None:
         """The migration on record."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,12 +20,12 @@ from nftbridge.migrate.configuration import Configuration
 from nftbridge.migrate.daemon_json import options
 from nftbridge.migrate.exchange import alignment_script, removal, removal_script
 from nftbridge.migrate.forward import Policy
-from nftbridge.migrate.kernel import Found, Rules
+from nftbridge.migrate.kernel import Found, Rules, listed, unreadable
 from nftbridge.migrate.plan import Given, Plan, forward_of, plan, translating
 from nftbridge.migrate.record import Record, Saved, Store
 from nftbridge.migrate.tables import EMPTY, TABLES, Site, Table
 from nftbridge.migrate.theirs import is_present
-from nftbridge.migrate.users import changed, commands
+from nftbridge.migrate.users import changed, commands, for_each
 from nftbridge.mirrored import settled
 from nftbridge.model import Host
 from nftbridge.plan import Plan as Rows
@@ -33,6 +33,9 @@ from nftbridge.policy.rules import DOCKER_USER
 
 _ROUNDS = 3
 """How often Docker may have put something in while its rules were taken out."""
+
+_TRIAL = "trial"
+"""A table in which the user's rules are tried."""
 
 _AGAIN = "go back with --undo, which loses no rule, and migrate again"
 
@@ -75,13 +78,17 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What was found, and what follows. `rows` is what brings our rules in."""
+    """What was found, and what follows. `rows` is what brings our rules in.
+
+    `words` are nft's for the user's rules, if it is to get them.
+    """
 
     given: Given
     plan: Plan
     rows: Rows
     place: str
     difference: tuple[str, ...]
+    words: Mapping[Site, Sequence[str]]
 
     def __bool__(self) -> bool:
         return bool(self.plan or self.rows or self.difference)
@@ -113,7 +120,11 @@ class Migration:
         rows = self._engine.plan(host)
         if rows.removed:
             made = replace(made, remarks=(*made.remarks, _LEAVING))
-        return Looked(given, made, rows, self._engine.place, difference)
+        words: Mapping[Site, Sequence[str]] = {}
+        if made.carried and self._engine.backend == "nftables":
+            made = replace(made, problems=(*made.problems, *_misnamed(made)))
+            words = for_each(made.carried, listed(_TRIAL, commands(_TRIAL, made.carried)))
+        return Looked(given, made, rows, self._engine.place, difference, words)
 
     def apply(self, inspected: Inspected, wishes: Wishes, warn: Warn) -> Looked:
         """Migrate; returns what there was to do. Raises `InputError` for what forbids it."""
@@ -252,6 +263,13 @@ class Migration:
             self._store.keep(record)
         configuration.switch_off()
         return record
+
+
+def _misnamed(made: Plan) -> Iterator[Problem]:
+    """Chains that nobody could load again from what nft lists."""
+    for name in unreadable(dict.fromkeys(chain for one in made.carried for chain in one.below)):
+        message = "cannot be carried over: nft lists that name, but does not read it"
+        yield Problem(f"chain {name}", message, f"rename it, e.g. iptables -E {name} my-{name}")
 
 
 def _daemon_options(wishes: Wishes, text: str, found: Found) -> DaemonOptions:

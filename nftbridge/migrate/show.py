@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 from nftbridge.doctor.docker import NFT_TABLE
-from nftbridge.explain.users import rule_text
 from nftbridge.migrate.exchange import Removal
 from nftbridge.migrate.plan import Out
 from nftbridge.migrate.run import Looked
 from nftbridge.migrate.undo import Undone
 from nftbridge.migrate.users import Carried
 from nftbridge.style import Style
-
-AFTERWARDS = (
-    (
-        "switch Docker's firewall off (--write) and restart it, which ends all containers unless"
-        " its configuration says live-restore"
-    ),
-    (
-        "until then no container that publishes a port can be started, and a reload of firewalld"
-        " brings Docker's rules back beside ours: both decide then, and the stricter one counts"
-    ),
-    "from then on nobody but nftbridge opens ports: keep `nftbridge watch` running",
-)
-"""What is left to the user."""
 
 
 def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterator[str]:
@@ -35,7 +22,7 @@ def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterato
         number += 1
         yield style.title(f"{number}. over: DOCKER-USER")
         for one in plan.carried:
-            yield from _carried(one, style)
+            yield from _carried(one, looked.words.get(one.site, ()), style)
     if looked.rows:
         number += 1
         summary = looked.given.host.summary()
@@ -58,13 +45,31 @@ def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterato
     if not number:
         yield "nothing to do: Docker's firewall is out, and ours is in"
     elif not done:
-        yield "nothing was changed; --apply does it, and --write changes daemon.json as well"
+        write = ", and --write changes daemon.json as well" if looked.difference else ""
+        yield f"nothing was changed; --apply does it{write}"
 
 
-def _carried(one: Carried, style: Style) -> Iterator[str]:
-    for chain, rule in one.rules():
+def afterwards(looked: Looked, *, written: bool) -> Iterator[str]:
+    """What is left to the user when it is done."""
+    restart = "which ends all containers unless its configuration says live-restore"
+    if not looked.difference:
+        yield f"restart Docker if it still runs with its firewall on, {restart}"
+    elif written:
+        yield f"restart Docker, {restart}"
+    else:
+        yield f"switch Docker's firewall off (--write) and restart it, {restart}"
+    yield (
+        "until then no container that publishes a port can be started, and a reload of firewalld"
+        " brings Docker's rules back beside ours: both decide then, and the stricter one counts"
+    )
+    yield "from then on nobody but nftbridge opens ports: keep `nftbridge watch --docker` running"
+
+
+def _carried(one: Carried, words: Sequence[str], style: Style) -> Iterator[str]:
+    for (chain, rule), text in zip_longest(one.rules(), words):
         yield f"  {one.site}, {chain}: {rule.text}"
-        yield style.added(f"    -> {rule_text(rule.json('', chain)['rule'])}")
+        if text is not None:
+            yield style.added(f"    -> {text}")
     for refused in one.translated.refused:
         yield style.removed(f"  {one.site}, {refused}")
 
@@ -110,10 +115,10 @@ def data(looked: Looked, *, done: bool, written: bool) -> dict[str, object]:
                 "from": str(one.site),
                 "chain": chain,
                 "iptables": rule.text,
-                "nftables": rule_text(rule.json("", chain)["rule"]),
+                "nftables": text,
             }
             for one in plan.carried
-            for chain, rule in one.rules()
+            for (chain, rule), text in zip_longest(one.rules(), looked.words.get(one.site, ()))
         ],
         "adopted": [{"in": str(site), "layout": layout} for site, layout in plan.adopted],
         "out": [_out_data(out) for out in plan.out]
@@ -148,10 +153,17 @@ def undone(result: Undone) -> Iterator[str]:
     """What an undo has done."""
     for site in result.sites:
         yield f"Docker's rules are back in {site}"
+    for line in result.left_out:
+        yield f"left out, as it was deleted from our table: {line}"
+    for line in result.again:
+        yield f"in force again, but deleted from our table: {line}"
     if result.daemon_json:
         yield "daemon.json is as it was, but for what others changed since"
     if result.kept:
         yield f"left in our table: {', '.join(result.kept)}"
     if not result.on_record:
         yield "no rules were on record (they end with a reboot): `nftbridge remove` takes ours out"
-    yield "next: restart Docker, which makes its rules anew"
+    if result.still_off:
+        yield "next: take iptables and ip6tables out of daemon.json, and restart Docker"
+    elif result.daemon_json:
+        yield "next: restart Docker, which makes its rules anew"

@@ -14,6 +14,7 @@ from ipaddress import ip_network
 
 from nftbridge.migrate.tables import Tables
 from nftbridge.model import Host, Prefix
+from nftbridge.translate.line import jump_of
 
 _WORDS = {
     "BR": r"[^\s!-]\S*",
@@ -124,7 +125,6 @@ _OWN_LINES = {place: _pattern(lines) for place, lines in _OWN.items()}
 _BUILT_IN_LINES = {place: _pattern(lines) for place, lines in _BUILT_IN.items()}
 _INTERFACES = re.compile(r"(?:^| )-[io] (\S+)")
 _ADDRESSES = re.compile(r"(?:^| )-[sd] (\S+)")
-_JUMP = re.compile(r"(?:^| )-[jg] (\S+)")
 _SUBNET = re.compile(r"-s (\S+) ! -o (\S+) -j .*")
 _LOOPBACK = re.compile(r"-d (127\.\S+) .*(-p .*--dport \d+) -j .*")
 _TRUSTED = re.compile(r"-d (\S+) -i \S+ -j ACCEPT")
@@ -144,12 +144,6 @@ def own_chains(table: str) -> tuple[str, ...]:
 def is_present(tables: Tables) -> bool:
     """Whether Docker's rules are there, not only parts of them."""
     return "filter" in tables and any(is_own("filter", c) for c in tables["filter"].chains)
-
-
-def jump_of(line: str) -> str:
-    """The chain or target that a line ends in; "" if none."""
-    found = _JUMP.search(line)
-    return found[1] if found else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +202,12 @@ class Theirs:
             for chain, lines in table.chains.items():
                 own = is_own(name, chain)
                 for number, line in enumerate(lines, start=1):
-                    leads_there = is_own(name, jump_of(line)) and not self.owns(name, chain, line)
-                    strange = _OWN_LINES[name, chain].fullmatch(line) is None if own else False
-                    if strange or (leads_there and not own):
+                    if own:
+                        strange = _OWN_LINES[name, chain].fullmatch(line) is None
+                    else:
+                        leads_there = is_own(name, jump_of(line))
+                        strange = leads_there and not self.owns(name, chain, line)
+                    if strange:
                         yield Stranger(name, chain, number, line)
 
     def _is_behind(self, text: str) -> bool:

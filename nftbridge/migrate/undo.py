@@ -8,7 +8,7 @@ still in force, and then ours go out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nftbridge import config
@@ -17,6 +17,7 @@ from nftbridge.docker.host import DaemonOptions, Inspected, host_of
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, Problem
 from nftbridge.migrate.configuration import Configuration
+from nftbridge.migrate.deleted import Deleted, deleted
 from nftbridge.migrate.exchange import Restoration
 from nftbridge.migrate.kernel import Found, Rules
 from nftbridge.migrate.plan import VARIANTS
@@ -34,14 +35,18 @@ _BY_HAND = "put them into iptables' DOCKER-USER by hand, take them out of ours, 
 class Undone:
     """What was done: places whose rules came back, and whether daemon.json did.
 
-    `kept` is what of the user's was left in our table. Not `on_record`: there were no rules to put
-    back, after a reboot.
+    `kept` is what of the user's was left in our table. Of what he has deleted there since it was
+    carried over, `left_out` has not come back, and `again` has. Not `on_record`: there were no
+    rules to put back, after a reboot. `still_off`: daemon.json forbids Docker its firewall.
     """
 
     sites: tuple[str, ...]
     daemon_json: bool
     kept: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
     on_record: bool = True
+    still_off: bool = False
 
 
 class Undoing:
@@ -56,28 +61,36 @@ class Undoing:
     def run(self, told: Inspected | None) -> Undone:
         """Go back; `told` is what Docker says there is now, None if it says nothing.
 
-        Raises `InputError` where a user's rule, or a protection, would be lost.
+        Raises `InputError` where a user's rule, or a protection, would be lost, and while a service
+        puts back what goes.
         """
-        with self._store.held():
+        with self._store.unwatched(), self._store.held():
             record = self._store.migration()
             if record is None:
                 return self._without_record()
             self._check_users(record)
+            lost = self._deleted(record)
             self._store.keep(replace(record, finished=False))  # whoever migrates now goes on
             back = self._configuration.put_back(existed=record.existed)
             found = self._rules.found()
             shared = record.backend in VARIANTS
             self._check_fitting(record, found, told, shared=shared)
+            record = _less(record, lost)
             sites = [*self._bring_back(record, found, shared=shared)]
             kept = self._forget() if shared else self._take_ours_out(record)
             self._store.drop()
-        return Undone(tuple(sites), back, kept)
+        left_out = tuple(line for one in lost.values() for line in one.left_out)
+        again = tuple(line for one in lost.values() for line in one.again)
+        still_off = not self._configuration.difference()
+        return Undone(tuple(sites), back, kept, left_out, again, still_off=still_off)
 
     def _without_record(self) -> Undone:
         """After a reboot daemon.json is all that is left to put back."""
         if self._configuration.put_back(existed=None):
             return Undone((), daemon_json=True, on_record=False)
         hint = "`nftbridge remove` takes out what is ours; a restart of Docker makes its rules anew"
+        if not self._configuration.difference():
+            hint = f"take iptables and ip6tables out of {self._configuration.path}; {hint}"
         raise InputError((Problem("--undo", "no migration is on record", hint),))
 
     def _check_users(self, record: Record) -> None:
@@ -92,6 +105,13 @@ class Undoing:
             return
         message = "of our table has other rules than were carried over; they would be lost"
         raise InputError((Problem(DOCKER_USER, message, _BY_HAND),))
+
+    def _deleted(self, record: Record) -> dict[Site, Deleted]:
+        """What the user does not want any more of what was carried over."""
+        if record.rules is None:
+            return {}
+        saved = {site: one.tables.get("filter", EMPTY) for site, one in record.sites.items()}
+        return deleted(saved, json.loads(record.rules), self._rules.users(record.chains))
 
     def _check_fitting(
         self, record: Record, found: Found, told: Inspected | None, *, shared: bool
@@ -154,6 +174,14 @@ class Undoing:
         with state.locked():
             state.forget()
         return ()
+
+
+def _less(record: Record, lost: Mapping[Site, Deleted]) -> Record:
+    """A record without what was deleted."""
+    sites = dict(record.sites)
+    for site, one in lost.items():
+        sites[site] = replace(sites[site], tables={**sites[site].tables, "filter": one.table})
+    return replace(record, sites=sites)
 
 
 _BACK = tuple(reversed(TABLES))

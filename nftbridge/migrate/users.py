@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 from nftbridge.migrate.exchange import leads_to_users, rules_of
 from nftbridge.migrate.tables import Site, Table
 from nftbridge.nft.document import Command
 from nftbridge.policy.rules import DOCKER_USER
 from nftbridge.translate.chains import Translated, TranslatedRule, translate
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +79,9 @@ def commands(table: str, found: Iterable[Carried]) -> list[Command]:
     for one in found:
         made += [{"add": rule.json(table, chain)} for chain, rule in one.rules()]
     return made
+
+
+def for_each(found: Iterable[Carried], those: Mapping[str, Iterable[T]]) -> dict[Site, list[T]]:
+    """By place, what belongs to each of its `rules`, out of what a chain has after `commands`."""
+    left = {chain: iter(them) for chain, them in those.items()}
+    return {one.site: [next(left[chain]) for chain, _ in one.rules()] for one in found}

@@ -12,7 +12,7 @@ from nftbridge.compat.tree import is_subchain
 from nftbridge.model import Family
 from nftbridge.nft.syntax import Json
 from nftbridge.policy.rules import CHAINS, DOCKER_USER, NAMES
-from nftbridge.translate.line import Line, Part, RefusedError, parse
+from nftbridge.translate.line import Line, Part, RefusedError, jump_of, parse
 from nftbridge.translate.matches import comment_of, translate_match
 from nftbridge.translate.nodes import match, meta
 from nftbridge.translate.targets import translate_target
@@ -96,7 +96,7 @@ def translate(chains: Lines, family: Family) -> Translated:
         ]
         rules[name] = tuple(r for one in made if not isinstance(one, Refused) for r in one)
         refused += [one for one in made if isinstance(one, Refused)]
-        below = filter(known.__contains__, map(_jump, chains[name]))
+        below = filter(known.__contains__, map(jump_of, chains[name]))
         waiting += [n for n in dict.fromkeys(below) if n not in (*rules, *waiting)]
     return Translated(family, rules, tuple(refused))
 
@@ -143,14 +143,6 @@ def _translated(
     return tuple(TranslatedRule(place.number, place.text, (*w, *end), comment) for w in ways)
 
 
-def _jump(text: str) -> str:
-    """Where a line jumps to; "" if that cannot be understood."""
-    try:
-        return parse(text).jump
-    except RefusedError:
-        return ""
-
-
 def _alternatives(
     part: Part, context: Context, problems: list[RefusedError]
 ) -> list[list[Statement]]:
@@ -187,8 +179,8 @@ def _matches(choice: Iterable[Sequence[Statement]], context: Context) -> tuple[S
 
 
 def _comment(line: Line) -> str:
-    """The line's comment as nft can have it: shorter, and without what ends a string there."""
-    text = comment_of(line).replace('"', "'")
+    """The line's comment as nft can have it: shorter, and without what ends a string or a line."""
+    text = comment_of(line).replace('"', "'").replace("\n", " ")
     if len(text.encode()) <= COMMENT_BYTES:
         return text
     cut = text.encode()[: COMMENT_BYTES - len(_CUT.encode())]

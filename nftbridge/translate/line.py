@@ -12,6 +12,8 @@ _ESCAPED = re.compile(r"\\(.)")
 _FREE_TEXT = frozenset({"--comment", "--log-prefix"})
 """Options whose value may look like an option."""
 
+_JUMPS = ("-j", "-g")
+
 
 class RefusedError(Exception):
     """Words of a line that cannot be translated, and why."""
@@ -84,7 +86,7 @@ class _Word(NamedTuple):
 def parse(text: str) -> Line:
     """Take apart what stands behind ``-A CHAIN``; raises `RefusedError` for what is no rule."""
     words = list(_words(text))
-    starts = [i for i, word in enumerate(words) if _starts(words, i) and word.is_option]
+    starts = [i for i in range(len(words)) if _starts(words, i)]
     ends = [*starts, len(words)][1:]
     own = words[: starts[0]] if starts else words
     parts = [Part("", _options(own))] if own else []
@@ -96,6 +98,19 @@ def parse(text: str) -> Line:
         if part.switch != "-m":
             raise RefusedError(str(part), "a target stands at the end of a line")
     return Line(matches, target)
+
+
+def jump_of(text: str) -> str:
+    """The chain or target that a line leads to; "" if none, or if the line cannot be read.
+
+    Whatever else the line has may be unknown here.
+    """
+    try:
+        words = list(_words(text))
+    except RefusedError:
+        return ""
+    jumps = (i for i in range(len(words) - 1) if _starts(words, i) and words[i].text in _JUMPS)
+    return next((words[i + 1].text for i in jumps), "")
 
 
 def _words(text: str) -> Iterator[_Word]:
@@ -116,7 +131,8 @@ def _starts(words: Sequence[_Word], place: int) -> bool:
     """Whether a module or a target begins there, and not the value of a free-text option."""
     before = words[place - 1] if place else None
     is_value = before is not None and before.is_option and before.text in _FREE_TEXT
-    return words[place].text in ("-m", "-j", "-g") and not is_value
+    word = words[place]
+    return word.is_option and word.text in ("-m", *_JUMPS) and not is_value
 
 
 def _part(words: Sequence[_Word]) -> Part:

@@ -216,13 +216,12 @@ class Docker:
         self._away = False
         self._log.say(Level.INFO, "docker", state="listening", engine=self._name)
         self._ask(f"{self._prefix}/info", lambda e: self.ledger.set_info(_answer(e)), now)
-        for kind, detail in ((Kind.CONTAINER, "/json"), (Kind.NETWORK, "")):
-            self._ask(f"{self._prefix}/{kind.value}{detail}", self._taker(kind), now)
+        for kind in Kind:
+            self._ask(f"{self._prefix}{kind.listing}", self._taker(kind), now)
 
     def _taker(self, kind: Kind) -> Callable[[Exchange], None]:
         def take(exchange: Exchange) -> None:
-            listed = _answer(exchange).elements()
-            if self.ledger.listed(kind, [one["Id"].required() for one in listed]):
+            if self.ledger.listed(kind, _identities(exchange)):
                 self._news.gone = True
 
         return take
@@ -230,6 +229,9 @@ class Docker:
     def _ask_more(self, now: float) -> None:
         if self._away:
             return
+        if self.ledger.surprised():
+            what = f"{self._prefix}{Kind.NETWORK.listing}"
+            self._ask(what, lambda e: self.ledger.seen(_identities(e)), now)
         for question in self.ledger.to_ask(max(0, _AT_ONCE - len(self._asked))):
             self._ask_about(question, now)
 
@@ -294,3 +296,7 @@ class Docker:
 
 def _answer(exchange: Exchange) -> Item:
     return api.read_answer(exchange.what, exchange.status or 0, exchange.body())
+
+
+def _identities(listed: Exchange) -> list[str]:
+    return [one["Id"].required() for one in _answer(listed).elements()]

@@ -55,6 +55,7 @@ def serve(
     try:
         with ExitStack() as stack:
             engine = None if docker is None else stack.enter_context(Docker(docker, log))
+            stack.enter_context(state_of(target).watched())
             service = Service(_declared(file, engine), target, wanted, log, manager)
             service.listen(stack, engine)
             return service.run()

@@ -9,7 +9,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from nftbridge.docker.api import socket_path
+from nftbridge.docker.api import SOCKET
 from nftbridge.errors import InputError, Problem, UnavailableError
 
 _BOOT, _WATCH = "nftbridge.service", "nftbridge-watch.service"
@@ -39,20 +39,20 @@ def made(file: str) -> dict[str, str]:
     return {name: _completed(name, values) for name in NAMES}
 
 
-def made_for_docker(file: str | None, socket: str | None) -> dict[str, str]:
-    """The same for a Docker Engine, the usual one if `socket` is None, and a host file beside it.
+def made_for_docker(file: str | None, socket: str) -> dict[str, str]:
+    """The same for the Docker Engine at a unix socket, and a host file beside it if there is one.
 
     There is nothing to apply at boot: the service alone knows what Docker has.
     """
-    return {_WATCH: _completed(_WATCH, _values(file, "--docker" if socket is None else socket))}
+    return {_WATCH: _completed(_WATCH, _values(file, socket))}
 
 
 def _values(file: str | None, docker: str | None) -> dict[str, str]:
-    """What the placeholders stand for; `docker` is None, the option, or the socket's path."""
+    """What the placeholders stand for; `docker` is the socket's path, or None."""
     path = None if file is None else _speakable("FILE", file)
-    option = docker
-    if docker is not None and docker != "--docker":
-        option = f"--docker={_speakable('--docker', socket_path(docker, {}))}"
+    option = None if docker is None else "--docker"
+    if docker not in (None, SOCKET):
+        option = f"--docker={_speakable('--docker', docker)}"
     # CAP_SYS_ADMIN opens containers' network namespaces; who may use Docker's socket may do more
     return {
         "@DOCKER_ORDER@": _ORDER if docker else "",

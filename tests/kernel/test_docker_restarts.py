@@ -114,7 +114,7 @@ def test_names_where_docker_finds_no_iptables(release: str, tmp_path: Path) -> N
 
 
 def test_there_and_back(release: str, tmp_path: Path) -> None:
-    """As README says it, less what systemd does; a flush stands for booting the machine."""
+    """By hand, as README says it, less what systemd does; a flush stands for booting."""
     with engine(release, firewall=True) as docker:
         site = Site(docker, tmp_path, proxy=True)
         docker.run("web", "bridge", {"80/tcp": ["18341"]}, policy="always")

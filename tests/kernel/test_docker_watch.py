@@ -130,6 +130,20 @@ def test_networks_come_and_go(site: Site) -> None:
             watch.wait_for(lambda: "br-new" not in site.rows())
 
 
+def test_swarm_s_bridge_of_which_docker_does_not_tell(site: Site) -> None:
+    """docker_gwbridge is made without an event, before others of swarm's networks."""
+    with site.watching() as watch:
+        assert "docker_gwbridge" not in site.rows()
+        site.docker.post("/swarm/init", {"ListenAddr": "127.0.0.1", "AdvertiseAddr": "127.0.0.1"})
+        try:
+            watch.wait_for(lambda: "docker_gwbridge" in site.rows())
+            site.check_settled()
+        finally:
+            site.docker.post("/swarm/leave?force=1")
+            site.docker.remove_network("docker_gwbridge")
+        watch.wait_for(lambda: "docker_gwbridge" not in site.rows())
+
+
 def test_a_network_whose_containers_are_apart(site: Site) -> None:
     docker = site.docker
     docker.network("apart", "172.22.0.0/16", options={"bridge.enable_icc": "false"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -12,8 +13,10 @@ from typing import TypeAlias
 
 import pytest
 
+from nftbridge.model import Family
+from tests.kernel import docker_site
 from tests.kernel.debian import NotAvailable
-from tests.kernel.migrate_site import RULE, TABLES, Site, Traffic, expected, site
+from tests.kernel.migrate_site import BLOCKED, RULE, TABLES, Site, Traffic, expected, site
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
 
@@ -82,7 +85,7 @@ def test_there_and_back_in_a_storm(docker: Site, tell: Tell) -> None:
     before = docker.saved()
     shown = docker.migrate(status=2)
     assert docker.saved() == before, "a plan changes nothing"
-    assert f"{RULE}\n    -> meta nfproto ipv4" in shown
+    assert re.search(rf"{RULE}\n    -> .*udp ct original proto-dst {BLOCKED} .*drop\n", shown)
     with docker.storm() as storm:
         traffic = Traffic(storm)
         traffic.change(lambda: docker.migrate("--apply"))
@@ -96,6 +99,46 @@ def test_there_and_back_in_a_storm(docker: Site, tell: Tell) -> None:
     assert traffic.ends[0] == traffic.ends[-1]
     assert docker.saved() == before
     assert "nftbridge" not in docker.run("nft", "list", "tables")
+
+
+@pytest.mark.parametrize("option", [None, "--live-restore"])
+@pytest.mark.parametrize("release", ["28.5", "20.10"])
+def test_docker_restarts_as_its_daemon_json_says(
+    tmp_path: Path, release: str, option: str | None
+) -> None:
+    """There and back as README says it. Without a proxy only rules lead to a published port."""
+    options = ("--userland-proxy=false", *filter(None, [option]))
+    with docker_site.engine(release, *options, firewall=True) as docker:
+        here = docker_site.Site(docker, tmp_path)
+        here.file.write_text(docker_site.WITHOUT_PROXY)
+        written = docker.socket.with_name("daemon.json")
+        written.write_text('{"debug": true}')
+        docker.network("front", "172.20.0.0/16")
+        docker.run("web", "front", {"80/tcp": ["18351"]}, policy="always")
+        docker.run("once", "front", {"80/tcp": ["18352"]})
+        place = (*here.place(), "--daemon-json", str(written), "--docker", str(docker.socket))
+        migrate = partial(docker_site.run, "migrate", "docker", *place)
+        said = migrate("--apply", "--write")
+        assert "next: restart Docker" in said
+        assert here.answers("once", 18352)
+        with here.watching() as watch:
+            docker.halt()
+            docker.start("--config-file=/daemon/daemon.json")
+            watch.wait_for(lambda: here.publishes(18352) is (option is not None))
+            assert here.answers("web", 18351)
+            assert here.silent(18352) is (option is None)
+            docker.run("new", "front", {"80/tcp": ["18353"]})
+            assert here.answers("new", 18353)
+            assert not any("DOCKER" in docker.rules(family) for family in Family)
+            assert "`nftbridge watch` is running" in migrate("--undo")
+        assert "restart Docker, which makes its rules anew" in migrate("--undo")
+        assert written.read_text() == '{"debug": true}'
+        docker.halt()
+        docker.start("--config-file=/daemon/daemon.json")
+        migrate("--undo")
+        assert "inet nftbridge" not in here.rows()
+        assert "DOCKER" in docker.rules(Family.IPV4)
+        assert here.answers("web", 18351)
 
 
 OURS = {"legacy": ("--backend", "iptables"), "nft": ("--backend", "iptables", "--iptables", "nft")}

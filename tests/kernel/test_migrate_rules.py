@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from nftbridge import netns
+from nftbridge import config, netns
 from nftbridge.cli import main
 from nftbridge.migrate.kernel import Rules
 from nftbridge.migrate.tables import Site, Table
-from tests.kernel.migrate_layouts import CONTAINERS, LAYOUTS, NETWORKS, NEW, OLD, TABLES
+from tests.kernel.migrate_layouts import CONTAINERS, HOST, LAYOUTS, NETWORKS, NEW, OLD, TABLES
 from tests.kernel.migrate_site import KILLED, steady
+from tests.kernel.watching import command, watching
 from tests.namespaces import network_namespace, nft
 from tests.unit import docker_inspect as inspect
 
@@ -87,9 +89,23 @@ class Place:
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         return done.returncode != 0
 
+    def forget(self) -> None:
+        """As after a reboot: no migration is on record."""
+        for file in self.folder.glob("state/*/*/migration.json"):
+            file.unlink()
+
     def ours(self) -> str:
         """Our own DOCKER-USER."""
         return nft(self.namespace, "list", "chain", "inet", "nftbridge", "DOCKER-USER")
+
+    def delete(self, words: str) -> None:
+        """Take a rule with these words out of our table."""
+        table = nft(self.namespace, "--handle", "list", "table", "inet", "nftbridge")
+        before, _, rest = table.partition(words)
+        assert rest, table
+        chain = re.findall(r"chain (\S+) {", before)[-1]
+        (handle, *_) = re.findall(r"# handle (\d+)", rest)
+        nft(self.namespace, "delete", "rule", "inet", "nftbridge", chain, "handle", handle)
 
     def _words(self, *words: str) -> list[str]:
         return [
@@ -191,6 +207,19 @@ def test_rules_of_others_stay_where_they_are(place: Place, rules: str, variant: 
     assert place.saved(program).replace(later, "") == before
 
 
+def test_no_comment_is_taken_for_a_jump(place: Place) -> None:
+    place.load(NEW)
+    place.load(
+        "*filter\n-A INPUT -m comment --comment 'not -j DOCKER here' -j ACCEPT\n"
+        "-A FORWARD -m comment --comment 'no -j ACCEPT here' -j REJECT\nCOMMIT\n".replace("'", '"')
+    )
+    before = place.saved()
+    place.migrate("--apply")
+    assert place.forward()[1:3] == ACCEPTS, "what rejects comes after Docker's rules"
+    place.migrate("--undo")
+    assert place.saved() == before
+
+
 @pytest.mark.parametrize(
     ("wanted", "forward"),
     [
@@ -287,6 +316,62 @@ def test_chains_below_docker_user_are_copied(place: Place) -> None:
     assert place.saved() == before
 
 
+WORDS = {
+    "-p tcp -m tcp --dport 25 -j REJECT --reject-with tcp-reset": "reject with tcp reset",
+    "-j REJECT --reject-with icmp-host-prohibited": "reject with icmp host-prohibited",
+    '-j LOG --log-prefix "seen: " --log-level 6': 'log prefix "seen: " level info',
+    "-m limit --limit 3/min --limit-burst 9": "limit rate 3/minute burst 9 packets",
+    "-m mark --mark 0x10/0xf0 -j ACCEPT": "meta mark & 0x000000f0 == 0x00000010",
+    "-j MARK --set-xmark 0x1/0x1": "meta mark set meta mark",
+    "-p tcp -m tcp --tcp-flags SYN,RST SYN -j DROP": "tcp flags",
+    "-m addrtype --src-type LOCAL -j DROP": "fib saddr type local",
+    '-m comment --comment "no -j blocked" -j RETURN': 'return comment "no -j blocked"',
+}
+"""The user's rules, and some of nft's words for each."""
+
+USERS_IPV6 = """\
+*filter
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A DOCKER-USER -s 2001:db8::9/128 -j DROP
+COMMIT
+"""
+
+
+def test_what_it_will_be_is_said_in_nft_s_own_words(place: Place) -> None:
+    lines = [f"-A DOCKER-USER {line}" for line in WORDS]
+    lines += ["-A blocked -p tcp -m multiport --ports 80 -j DROP"]
+    place.load(NEW)
+    place.load("\n".join(["*filter", ":blocked - [0:0]", *lines, "COMMIT", ""]))
+    broken = ("-m", "comment", "--comment", "line\nbreak", "-j", "blocked")
+    place.run("iptables-legacy", "-A", "DOCKER-USER", *broken)
+    place.load(USERS_IPV6, "ip6tables-legacy")
+    shown = [line.strip() for line in place.migrate(status=2).splitlines()]
+    planned = [line.removeprefix("-> ") for line in shown if line.startswith("-> ")]
+    for words, text in zip(WORDS.values(), planned, strict=False):
+        assert words in text
+        assert '{"' not in text
+    assert planned[-1] == "ip6 saddr 2001:db8::9 counter drop"
+    data, _ = json.JSONDecoder().raw_decode(place.migrate("--json", status=2))
+    assert [rule["nftables"] for rule in data["docker_user"]] == planned
+    place.migrate("--apply")
+    held = nft(place.namespace, "--stateless", "list", "table", "inet", "nftbridge").splitlines()
+    assert set(planned) <= {line.strip() for line in held}
+
+
+@pytest.mark.parametrize("name", ["accept", "table", "tcp", "1st", "a+b"])
+def test_a_chain_that_nft_would_list_but_not_read(place: Place, name: str) -> None:
+    place.load(NEW)
+    place.load(USERS.replace("blocked", name))
+    before = place.saved()
+    for words in ((), ("--apply",)):
+        said = place.migrate(*words, status=1)
+        assert f"chain {name}: cannot be carried over" in said
+        assert f"iptables -E {name} my-{name}" in said
+    assert place.saved() == before
+    assert nft(place.namespace, "list", "tables") == ""
+
+
 def test_with_iptables_docker_user_stays_as_it_is(place: Place) -> None:
     place.load(NEW)
     place.load(USERS)
@@ -308,6 +393,70 @@ def test_undo_loses_no_rule_that_came_later(place: Place) -> None:
     nft(place.namespace, "flush", "chain", *added[1:])
     place.migrate("--undo")
     assert "-A blocked" in place.saved()
+
+
+UNWANTED = "-A DOCKER-USER -s 198.51.100.7/32 -j DROP"
+
+
+def test_what_was_deleted_does_not_come_back_silently(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    place.load("*filter\n-A DOCKER-USER -p udp -m multiport --ports 9 -j DROP\nCOMMIT\n")
+    before = place.saved()
+    place.load(f"*filter\n{UNWANTED}\nCOMMIT\n")
+    place.migrate("--apply")
+    for words in ("saddr 198.51.100.7", "saddr 198.51.100.9", "udp sport 9"):
+        place.delete(words)
+    said = place.migrate("--undo")
+    assert place.saved() == before
+    out, again = (
+        f"{how} deleted from our table: iptables-legacy IPv4" for how in ("it was", "but")
+    )
+    assert f"left out, as {out}, {_shown(UNWANTED)}\n" in said
+    assert f"in force again, {again}, blocked: -s 198.51.100.9/32 -j DROP\n" in said
+    assert f"in force again, {again}, DOCKER-USER: -p udp -m multiport --ports 9" in said
+
+
+def test_killed_at_any_step_what_was_deleted_stays_out(place: Place) -> None:
+    place.load(NEW)
+    place.load(USERS)
+    before = place.saved()
+    step = 0
+    while _delete_one(place) and place.killed(step, "--undo"):
+        place.migrate("--undo")
+        assert place.saved() == before, f"killed before step {step}"
+        step += 1
+    assert step > KINDS_OF_STEPS
+    assert place.saved() == before
+
+
+def _delete_one(place: Place) -> bool:
+    """Migrate with a rule that is not wanted any more afterwards; always true."""
+    place.load(f"*filter\n{UNWANTED}\nCOMMIT\n")
+    place.migrate("--apply")
+    place.delete("saddr 198.51.100.7")
+    return True
+
+
+def _shown(line: str) -> str:
+    return line.removeprefix("-A ").replace(" ", ": ", 1)
+
+
+def test_undo_waits_for_the_end_of_the_service(place: Place) -> None:
+    """It would put back at Docker's next event what an undo takes out."""
+    place.load(NEW)
+    place.migrate("--apply", "--write")
+    after, written = place.saved(), place.daemon_json.read_text()
+    file = place.folder / "host.json"
+    file.write_text(json.dumps(config.host_to_data(HOST)))
+    with watching(command(file, place.namespace, place.folder / "state")) as watch:
+        said = place.migrate("--undo", status=1)
+        assert f"`nftbridge watch` is running as process {watch.process.pid}" in said
+        assert "`systemctl stop nftbridge-watch`" in said
+        assert (place.saved(), place.daemon_json.read_text()) == (after, written)
+        watch.end(signal.SIGKILL)
+    place.migrate("--undo")
+    assert "DOCKER-FORWARD" in place.saved()
 
 
 LATER = "-A DOCKER-USER -s 198.51.100.10/32 -j DROP"
@@ -420,6 +569,7 @@ def test_dockers_rules_that_come_back_go_again(place: Place) -> None:
 
 # --- daemon.json ----------------------------------------------------------------------------------
 
+OFF = '{"iptables": false, "ip6tables": false}'
 OPTIONS = '{\n  "live-restore": true,\n  "log-opts": {"max-size": "10m"}\n}\n'
 
 
@@ -456,14 +606,70 @@ def test_a_daemon_json_that_was_not_there_goes(place: Place) -> None:
     assert not place.daemon_json.exists()
 
 
-def test_after_a_reboot_daemon_json_is_all_there_is_to_put_back(place: Place) -> None:
+@pytest.mark.parametrize("held", [OPTIONS, None], ids=["one", "none"])
+def test_after_a_reboot_daemon_json_is_all_there_is_to_put_back(
+    place: Place, held: str | None
+) -> None:
     place.load(NEW)
-    place.daemon_json.write_text(OPTIONS)
+    if held is not None:
+        place.daemon_json.write_text(held)
     place.migrate("--apply", "--write")
-    for file in place.folder.glob("state/*/*/migration.json"):
-        file.unlink()
+    place.forget()
     assert "no rules were on record" in place.migrate("--undo")
-    assert place.daemon_json.read_text() == OPTIONS
+    assert [path.read_text() for path in place.folder.glob("daemon*")] == ([held] if held else [])
+
+
+def test_after_a_reboot_a_file_of_the_user_s_stays(place: Place) -> None:
+    place.daemon_json.write_text(OFF)
+    said = place.migrate("--undo", status=1)
+    assert f"take iptables and ip6tables out of {place.daemon_json}" in said
+    assert place.daemon_json.read_text() == OFF
+
+
+@pytest.mark.parametrize(
+    ("held", "words", "then", "back"),
+    [
+        (
+            "{}",
+            ("--write",),
+            "next: restart Docker, which ends",
+            "next: restart Docker, which makes",
+        ),
+        ("{}", (), "next: switch Docker's firewall off (--write)", ""),
+        (OFF, (), "next: restart Docker if it still runs", "next: take iptables and ip6tables out"),
+        (OFF, ("--write",), "next: restart Docker if", "next: take iptables and ip6tables out"),
+    ],
+)
+def test_what_is_next(
+    place: Place, held: str, words: tuple[str, ...], then: str, back: str
+) -> None:
+    place.load(NEW)
+    place.daemon_json.write_text(held)
+    assert ("--write changes" in place.migrate(status=2)) is (held != OFF)
+    assert then in place.migrate("--apply", *words)
+    said = place.migrate("--undo")
+    assert back in said
+    assert ("next:" in said) is bool(back)
+
+
+def test_an_undo_for_programs(place: Place) -> None:
+    place.load(NEW)
+    place.daemon_json.write_text("{}")
+    place.migrate("--apply", "--write")
+    data, _ = json.JSONDecoder().raw_decode(place.migrate("--undo", "--json"))
+    assert data == {
+        "sites": ["iptables-legacy IPv4"],
+        "daemon_json": True,
+        "kept": [],
+        "left_out": [],
+        "again": [],
+        "on_record": True,
+        "still_off": False,
+    }
+    place.migrate("--apply", "--write")
+    place.forget()
+    data, _ = json.JSONDecoder().raw_decode(place.migrate("--undo", "--json"))
+    assert data["on_record"] is False
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}}', "\xff"])

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nftbridge.cli import main
+from nftbridge.docker.api import SOCKET
 from nftbridge.errors import InputError
 from nftbridge.watch.units import NAMES, made, made_for_docker, written
 from tests.kernel.watching import watching
@@ -35,8 +37,8 @@ def systemd(*words: str) -> subprocess.CompletedProcess[str]:
 
 FILE_S = made("/etc/nftbridge")
 DOCKER_S = {
-    "usual": made_for_docker(None, None),
-    "own": made_for_docker("/etc/nftbridge", "unix:///run/other.sock"),
+    "usual": made_for_docker(None, SOCKET),
+    "own": made_for_docker("/etc/nftbridge", "/run/other.sock"),
 }
 ALL = [pytest.param(units, id=name) for name, units in {"file": FILE_S, **DOCKER_S}.items()]
 
@@ -86,6 +88,26 @@ def test_with_docker_there_is_one_unit_that_comes_before_it() -> None:
     ]
     assert "watch /etc/nftbridge --docker=/run/other.sock\n" in own
     assert "@" not in usual.partition("SystemCallFilter")[0]
+
+
+@pytest.mark.parametrize(
+    ("variable", "option"),
+    [("", "--docker\n"), ("unix:///run/other.sock", "--docker=/run/other.sock\n")],
+)
+def test_the_engine_is_that_of_docker_s_own_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, option: str
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", variable)
+    assert main(["units", "--docker"]) == 0
+    assert f"watch {option}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [("--docker", "host.toml"), ("--docker", "tcp://x")])
+def test_what_is_no_socket_is_refused(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert main(["units", *words]) == 1
+    assert "--docker" in capsys.readouterr().err
 
 
 def test_paths_that_would_mean_something_else_are_refused() -> None:

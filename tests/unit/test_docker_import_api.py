@@ -250,6 +250,13 @@ def test_other_sockets_are_refused(option: str | None, where: str) -> None:
     assert error.value.problems[0].where == where
 
 
+@pytest.mark.parametrize(("option", "where"), [("unix://", "--docker"), (None, "DOCKER_HOST")])
+def test_a_socket_without_a_path(option: str | None, where: str) -> None:
+    with pytest.raises(InputError, match="'unix://' names no socket") as error:
+        api.socket_path(option, {"DOCKER_HOST": "unix://"})
+    assert error.value.problems[0].where == where
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 

@@ -112,6 +112,23 @@ def test_a_connection_before_the_start_asks_nothing() -> None:
     assert [q.path for q in ledger.to_ask(9)] == ["/containers/web-id/json"]
 
 
+@pytest.mark.parametrize("action", [Action.CREATE, Action.CONNECT])
+def test_a_network_that_nobody_has_told_of(action: Action) -> None:
+    """Where there is one there may be others: swarm makes docker_gwbridge without a word."""
+    ledger = filled()
+    ledger.happened(Event(Kind.NETWORK, action, OTHER, "web-id"))
+    assert ledger.surprised()
+    assert not ledger.surprised(), "once is enough"
+    ledger.seen([FRONT, OTHER, "third-id"])
+    asked = {q.path for q in ledger.to_ask(9) if q.kind is Kind.NETWORK}
+    assert asked == {f"/networks/{OTHER}", "/networks/third-id"}
+    ledger.happened(Event(Kind.NETWORK, action, FRONT, "web-id"))
+    assert not ledger.surprised(), "it is known"
+    ledger.again()
+    ledger.happened(Event(Kind.NETWORK, action, "fourth-id", "web-id"))
+    assert not ledger.surprised(), "all are listed anyway"
+
+
 def test_a_new_listing_drops_what_is_not_in_it_and_keeps_the_rest_until_told() -> None:
     ledger = filled()
     ledger.happened(Event(Kind.CONTAINER, Action.START, "late-id"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nftbridge.explain.users import statement_text
 from nftbridge.model import Family
 from nftbridge.translate.chains import COMMENT_BYTES, Refused, Translated, translate
-from nftbridge.translate.line import Option, Part, RefusedError, parse
+from nftbridge.translate.line import Option, Part, RefusedError, jump_of, parse
 
 U = "DOCKER-USER"
 IPV4, IPV6 = Family.IPV4, Family.IPV6
@@ -272,3 +272,21 @@ def test_what_is_understood_of_a_refused_line() -> None:
     assert refused("-m strange -j mine").decides
     assert refused("-m strange -j NFQUEUE").decides
     assert refused("-m strange -j LOG").decides  # there is a chain of that name
+
+
+@pytest.mark.parametrize(
+    ("line", "where"),
+    [
+        ("", ""),
+        ("-s 10.0.0.1/32", ""),
+        ("-i eth0 -j mine", "mine"),
+        ("-m set ! --match-set a src -g mine", "mine"),
+        ('-m comment --comment "see -j other" -j mine', "mine"),
+        ('-m comment --comment "see \\" -j other"', ""),
+        ("-m comment --comment -j -j mine", "mine"),
+        ("-j NFLOG --nflog-prefix -j", "NFLOG"),
+        ("! nonsense -j mine", "mine"),
+    ],
+)
+def test_where_a_line_leads(line: str, where: str) -> None:
+    assert jump_of(line) == where

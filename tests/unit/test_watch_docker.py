@@ -178,6 +178,21 @@ def test_what_starts_and_ends(engine: Engine, watched: Watched) -> None:
     assert len(engine.asked) == asked, "nobody has to be asked for that"
 
 
+def test_networks_are_listed_once_more_where_one_has_come_without_a_word(
+    engine: Engine, watched: Watched
+) -> None:
+    watched.ready()
+    for name in ("silent", "told"):
+        engine.answers["/v1.51/networks"].append({"Id": f"{name}-id"})
+        made = network(name, Id=f"{name}-id", IPAM={"Config": []})
+        engine.answers[f"/v1.51/networks/{name}-id"] = made
+    engine.says({"Type": "network", "Action": "create", "Actor": {"ID": "told-id"}})
+    watched.until(lambda: len(watched.docker.ledger.inspected().networks) == 3)
+    asked = [what.removeprefix("/v1.51") for what in engine.asked]
+    assert (asked.count("/networks"), asked.count("/info")) == (2, 1)
+    assert asked.count(f"/networks/{FRONT}") == 1, "it was known"
+
+
 @pytest.mark.parametrize(
     "rest", [b'{"Type": "container", "Act', b""], ids=["in a line", "after one"]
 )
