@@ -277,5 +277,9 @@ def test_of_many_networks_a_few_are_named(
     )
     file = tmp_path / "host.toml"
     file.write_text(f"version = 1\n{many}")
+    subprocess.run(
+        ["nsenter", f"--net=/run/netns/{namespace}", "sysctl", "-qw", "net.ipv4.ip_forward=0"],
+        check=True,
+    )
     assert main(["apply", str(file), "--netns", namespace, "--state-dir", str(tmp_path)]) == 0
     assert "network net0, net1, net2, net3, net4 and 3 more: the kernel" in capsys.readouterr().err
