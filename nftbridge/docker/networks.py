@@ -49,6 +49,9 @@ _NO_BRIDGE = {
 }
 """Docker's drivers without a bridge of their own, and why rules for bridges do not apply."""
 
+_UNUSED = "ep-"
+"""What the ID of an end point begins with where else that of its container stands."""
+
 BUILT_IN = frozenset({"host", "null"})
 """Drivers of which every Engine has one network, used or not."""
 
@@ -141,6 +144,7 @@ def _gateway_mode(option: Item) -> GatewayMode:
 
 
 def _members(containers: Item) -> dict[str, Container]:
+    """An end point that no container uses, or not yet, is listed by its own ID: it is none."""
     return {
         identity: Container(
             end["Name"].required(),
@@ -148,6 +152,7 @@ def _members(containers: Item) -> dict[str, Container]:
             end["IPv6Address"].address(IPv6Address),
         )
         for identity, end in containers.members().items()
+        if not identity.startswith(_UNUSED)
     }
 
 

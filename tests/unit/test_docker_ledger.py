@@ -86,6 +86,16 @@ def test_a_network_that_is_gone_takes_its_containers_along() -> None:
     assert host(ledger).networks == ()
 
 
+def test_a_network_that_is_inspected_while_a_container_starts_in_it() -> None:
+    """Docker lists its end point then by an ID of that, until the container runs."""
+    ledger = Ledger()
+    ledger.listed(Kind.CONTAINER, ["web-id"])
+    ledger.listed(Kind.NETWORK, [FRONT])
+    answer(ledger, web=WEB, front=network(Containers={"ep-0123": MEMBER}))
+    assert ports(ledger) == ["web 0.0.0.0:8080:80/tcp"]
+    assert joined(Host(), ledger.inspected()).remarks == ()
+
+
 def test_a_start_is_asked_about_and_a_second_time_if_it_dies_meanwhile() -> None:
     ledger = filled()
     start = Event(Kind.CONTAINER, Action.START, "web-id")
