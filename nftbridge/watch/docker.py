@@ -86,6 +86,7 @@ class Docker:
         self._retry_at: float | None = 0.0
         self._retry_refused_at: float | None = None
         self._silent_at: float | None = None
+        self._seek_at: float | None = None
         self._news = News()
         self._fresh: set[str] = set()
 
@@ -105,7 +106,7 @@ class Docker:
     def due(self) -> float | None:
         """When `progress` is to be called though nothing has come, in seconds of time.monotonic."""
         times = [asked.deadline for asked in self._asked.values()]
-        more = (self._retry_at, self._retry_refused_at, self._silent_at)
+        more = (self._retry_at, self._retry_refused_at, self._silent_at, self._seek_at)
         times += [at for at in more if at is not None]
         return min(times, default=None)
 
@@ -230,10 +231,18 @@ class Docker:
         if self._away:
             return
         if self.ledger.surprised():
-            what = f"{self._prefix}{Kind.NETWORK.listing}"
-            self._ask(what, lambda e: self.ledger.seen(_identities(e)), now)
+            self._seek(now)
+            self._seek_at = now + _RETRY_ONE  # what comes without a word may come after that
+        if self._seek_at is not None and self._seek_at <= now:
+            self._seek_at = None
+            self._seek(now)
         for question in self.ledger.to_ask(max(0, _AT_ONCE - len(self._asked))):
             self._ask_about(question, now)
+
+    def _seek(self, now: float) -> None:
+        """Look for networks of which nobody has told."""
+        what = f"{self._prefix}{Kind.NETWORK.listing}"
+        self._ask(what, lambda e: self.ledger.seen(_identities(e)), now)
 
     def _ask_about(self, question: Question, now: float) -> None:
         def take(exchange: Exchange) -> None:
@@ -273,7 +282,7 @@ class Docker:
             kept = "what was known last" if self.peer else "nothing"
             self._log.say(Level.WARNING, "docker", state="away", text=reason, kept=kept)
         self._news.away = self._away = True
-        self._silent_at = None
+        self._silent_at = self._seek_at = None
         self._ask_no_more()
         if self._events is not None and self._events.status is None:
             self._listen_no_more()
