@@ -383,7 +383,8 @@ def test_containers_that_start_are_gathered_the_longer_the_more_there_are() -> N
 
 def test_what_is_gone_waits_for_nothing() -> None:
     gathering = Gathering()
-    gathering.rest(1.0, 5.0)
+    gathering.rest(0.5, 0.5)
+    gathering.rest(1.0, 5.0)  # a burst
     gathering.add(Reason.DOCKER, 5.1)
     assert gathering.due() == 9.0, "it was at work for four seconds"
     gathering.add(Reason.GONE, 5.1 + PACES[0] / 2)
