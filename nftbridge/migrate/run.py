@@ -107,7 +107,7 @@ class Migration:
         """What there is and what would be done; changes nothing."""
         record, found = self._store.migration(), self._rules.found()
         text = wishes.configuration.text() or ""
-        imported = host_of(inspected, _daemon_options(wishes, text, found))
+        imported = host_of(inspected, _daemon_options(wishes, text, found, record))
         host = settled(imported.host, self._target.netns)
         below = record.chains if record else ()
         users = self._rules.users(below) if self._engine.backend == "nftables" else []
@@ -272,14 +272,25 @@ def _misnamed(made: Plan) -> Iterator[Problem]:
         yield Problem(f"chain {name}", message, f"rename it, e.g. iptables -E {name} my-{name}")
 
 
-def _daemon_options(wishes: Wishes, text: str, found: Found) -> DaemonOptions:
-    """What the daemon was started with: as the user says, as its file says, as its rules show."""
+def _daemon_options(
+    wishes: Wishes, text: str, found: Found, record: Record | None
+) -> DaemonOptions:
+    """What the daemon was started with: as the user says, as its file says, as its rules show.
+
+    When these are gone it is as it was while they were there.
+    """
     said = options(text, str(wishes.configuration.path))
+    then = DaemonOptions()
+    if record is not None:
+        host = config.host_from_data(record.host)
+        then = DaemonOptions(host.userland_proxy, host.allow_direct_routing)
     proxy, direct = wishes.daemon.userland_proxy, wishes.daemon.allow_direct_routing
     if proxy is None:
-        proxy = _flag(said.get("userland-proxy"), _proxy_of(found))
+        shown = _proxy_of(found)
+        otherwise = then.userland_proxy if shown is None else shown
+        proxy = _flag(said.get("userland-proxy"), otherwise)
     if direct is None:
-        direct = _flag(said.get("allow-direct-routing"), None)
+        direct = _flag(said.get("allow-direct-routing"), then.allow_direct_routing)
     return DaemonOptions(proxy, direct)
 
 

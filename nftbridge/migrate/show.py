@@ -11,6 +11,7 @@ from nftbridge.migrate.plan import Out
 from nftbridge.migrate.run import Looked
 from nftbridge.migrate.undo import Undone
 from nftbridge.migrate.users import Carried
+from nftbridge.model import Host
 from nftbridge.style import Style
 
 
@@ -62,7 +63,19 @@ def afterwards(looked: Looked, *, written: bool) -> Iterator[str]:
         "until then no container that publishes a port can be started, and a reload of firewalld"
         " brings Docker's rules back beside ours: both decide then, and the stricter one counts"
     )
-    yield "from then on nobody but nftbridge opens ports: keep `nftbridge watch --docker` running"
+    yield f"from then on nobody but nftbridge opens ports: keep {_watching(looked.given.host)}"
+
+
+def _watching(host: Host) -> str:
+    """What has to run, with what Docker's API will not tell it."""
+    unusual = {
+        "userland_proxy = false": not host.userland_proxy,
+        "allow_direct_routing = true": host.allow_direct_routing,
+    }
+    keys = " and ".join(key for key, held in unusual.items() if held)
+    if not keys:
+        return "`nftbridge watch --docker` running"
+    return f"`nftbridge watch FILE --docker` running, with {keys} under [host] in FILE"
 
 
 def _carried(one: Carried, words: Sequence[str], style: Style) -> Iterator[str]:

@@ -652,6 +652,28 @@ def test_what_is_next(
     assert ("next:" in said) is bool(back)
 
 
+@pytest.mark.parametrize(
+    ("proxied", "words", "then"),
+    [
+        (True, (), "`nftbridge watch --docker` running"),
+        (False, (), "with userland_proxy = false under [host] in FILE"),
+        (
+            False,
+            ("--allow-direct-routing",),
+            "with userland_proxy = false and allow_direct_routing = true under [host] in FILE",
+        ),
+    ],
+)
+def test_what_only_dockers_rules_tell_is_kept_and_said(
+    place: Place, words: tuple[str, ...], then: str, *, proxied: bool
+) -> None:
+    """Else the next run, or the service, would take the host's ways to published ports out."""
+    place.load(NEW if proxied else NEW.replace("! -d 127.0.0.0/8 ", ""))
+    place.daemon_json.write_text(OFF)
+    assert f"{then}\n" in place.migrate("--apply", *words)
+    assert "nothing to do" in place.migrate()
+
+
 def test_an_undo_for_programs(place: Place) -> None:
     place.load(NEW)
     place.daemon_json.write_text("{}")
