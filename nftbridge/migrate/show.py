@@ -43,7 +43,13 @@ def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterato
         what = "" if written else ", not without --write"
         yield style.title(f"{number}. {looked.difference[0][4:]}{what}")
         yield from (f"  {_painted(line, style)}" for line in looked.difference)
-    if not number:
+    yield from _end(looked, done=done)
+
+
+def _end(looked: Looked, *, done: bool) -> Iterator[str]:
+    if looked.plan.problems:
+        yield "nothing was changed, and --apply changes nothing while there are errors"
+    elif not looked:
         yield "nothing to do: Docker's firewall is out, and ours is in"
     elif not done:
         write = ", and --write changes daemon.json as well" if looked.difference else ""

@@ -276,7 +276,9 @@ def test_what_would_lose_something_is_refused(place: Place, what: str) -> None:
     place.load(rules)
     before = place.saved()
     for words in ((), ("--apply", "--write")):
-        assert reason in place.migrate(*words, status=1)
+        said = place.migrate(*words, status=1)
+        assert reason in said
+        assert "--apply does it" not in said
     assert place.saved() == before
     assert nft(place.namespace, "list", "tables") == ""
     assert not place.daemon_json.exists()
