@@ -45,6 +45,10 @@ _LEAVING = Problem(
     "`nftbridge watch FILE --docker` has both",
 )
 
+_OFF_ALREADY = (
+    "Docker has no rules here: with --iptables=false on its command line it does not start"
+)
+
 _OWN_FIREWALL = "Docker's own firewall"
 """Where an import says that Docker's rules are there: here that is no news."""
 
@@ -117,6 +121,10 @@ class Migration:
         told = tuple(r for r in imported.remarks if r.where != _OWN_FIREWALL)
         made = replace(made, remarks=(*told, *made.remarks))
         difference = tuple(wishes.configuration.difference())
+        if difference and record is None and not (made.adopted or made.out or made.nft):
+            where, message = str(wishes.configuration.path), f"{_OFF_ALREADY} with this file"
+            remark = Problem(where, message, "leave --write out then")
+            made = replace(made, remarks=(*made.remarks, remark))
         rows = self._engine.plan(host)
         if rows.removed:
             made = replace(made, remarks=(*made.remarks, _LEAVING))

@@ -676,6 +676,15 @@ def test_what_only_dockers_rules_tell_is_kept_and_said(
     assert "nothing to do" in place.migrate()
 
 
+def test_a_daemon_whose_firewall_is_off_without_the_file(place: Place) -> None:
+    """With the option in the file as well dockerd does not start."""
+    assert "on its command line" in place.migrate(status=2)
+    place.load(NEW)
+    assert "on its command line" not in place.migrate(status=2)
+    place.migrate("--apply")
+    assert "on its command line" not in place.migrate(status=2)
+
+
 def test_an_undo_for_programs(place: Place) -> None:
     place.load(NEW)
     place.daemon_json.write_text("{}")
