@@ -249,11 +249,11 @@ def _about_options(options: DaemonOptions) -> Iterator[Problem]:
 
 
 def _about_engine(info: Item) -> Iterator[Problem]:
-    """From API 1.49 on it tells which firewall it programs; with iptables off, none."""
+    """From API 1.49 on it tells what it programs; 28.5.2 does so with iptables off, too."""
     driver = info["FirewallBackend"]["Driver"].text()
     if driver:
-        message = f"is on ({driver}): its rules and these would be in force together"
-        hint = 'start Docker with "iptables": false in its daemon.json to have these alone'
+        message = f"may be on ({driver}): its rules and these would be in force together"
+        hint = 'it is off with "iptables": false in daemon.json, which Docker\'s API does not tell'
         yield Problem("Docker's own firewall", message, hint)
     yield from _about_swarm(info)
     if any("rootless" in option.text() for option in info["SecurityOptions"].elements()):

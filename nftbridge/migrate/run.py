@@ -45,6 +45,10 @@ _LEAVING = Problem(
     "`nftbridge watch FILE --docker` has both",
 )
 
+_OFF_ALREADY = (
+    "Docker has no rules here: with --iptables=false on its command line it does not start"
+)
+
 _OWN_FIREWALL = "Docker's own firewall"
 """Where an import says that Docker's rules are there: here that is no news."""
 
@@ -107,7 +111,7 @@ class Migration:
         """What there is and what would be done; changes nothing."""
         record, found = self._store.migration(), self._rules.found()
         text = wishes.configuration.text() or ""
-        imported = host_of(inspected, _daemon_options(wishes, text, found))
+        imported = host_of(inspected, _daemon_options(wishes, text, found, record))
         host = settled(imported.host, self._target.netns)
         below = record.chains if record else ()
         users = self._rules.users(below) if self._engine.backend == "nftables" else []
@@ -117,6 +121,10 @@ class Migration:
         told = tuple(r for r in imported.remarks if r.where != _OWN_FIREWALL)
         made = replace(made, remarks=(*told, *made.remarks))
         difference = tuple(wishes.configuration.difference())
+        if difference and record is None and not (made.adopted or made.out or made.nft):
+            where, message = str(wishes.configuration.path), f"{_OFF_ALREADY} with this file"
+            remark = Problem(where, message, "leave --write out then")
+            made = replace(made, remarks=(*made.remarks, remark))
         rows = self._engine.plan(host)
         if rows.removed:
             made = replace(made, remarks=(*made.remarks, _LEAVING))
@@ -272,14 +280,25 @@ def _misnamed(made: Plan) -> Iterator[Problem]:
         yield Problem(f"chain {name}", message, f"rename it, e.g. iptables -E {name} my-{name}")
 
 
-def _daemon_options(wishes: Wishes, text: str, found: Found) -> DaemonOptions:
-    """What the daemon was started with: as the user says, as its file says, as its rules show."""
+def _daemon_options(
+    wishes: Wishes, text: str, found: Found, record: Record | None
+) -> DaemonOptions:
+    """What the daemon was started with: as the user says, as its file says, as its rules show.
+
+    When these are gone it is as it was while they were there.
+    """
     said = options(text, str(wishes.configuration.path))
+    then = DaemonOptions()
+    if record is not None:
+        host = config.host_from_data(record.host)
+        then = DaemonOptions(host.userland_proxy, host.allow_direct_routing)
     proxy, direct = wishes.daemon.userland_proxy, wishes.daemon.allow_direct_routing
     if proxy is None:
-        proxy = _flag(said.get("userland-proxy"), _proxy_of(found))
+        shown = _proxy_of(found)
+        otherwise = then.userland_proxy if shown is None else shown
+        proxy = _flag(said.get("userland-proxy"), otherwise)
     if direct is None:
-        direct = _flag(said.get("allow-direct-routing"), None)
+        direct = _flag(said.get("allow-direct-routing"), then.allow_direct_routing)
     return DaemonOptions(proxy, direct)
 
 

@@ -11,6 +11,7 @@ from nftbridge.migrate.plan import Out
 from nftbridge.migrate.run import Looked
 from nftbridge.migrate.undo import Undone
 from nftbridge.migrate.users import Carried
+from nftbridge.model import Host
 from nftbridge.style import Style
 
 
@@ -42,7 +43,13 @@ def lines(looked: Looked, style: Style, *, done: bool, written: bool) -> Iterato
         what = "" if written else ", not without --write"
         yield style.title(f"{number}. {looked.difference[0][4:]}{what}")
         yield from (f"  {_painted(line, style)}" for line in looked.difference)
-    if not number:
+    yield from _end(looked, done=done)
+
+
+def _end(looked: Looked, *, done: bool) -> Iterator[str]:
+    if looked.plan.problems:
+        yield "nothing was changed, and --apply changes nothing while there are errors"
+    elif not looked:
         yield "nothing to do: Docker's firewall is out, and ours is in"
     elif not done:
         write = ", and --write changes daemon.json as well" if looked.difference else ""
@@ -62,7 +69,19 @@ def afterwards(looked: Looked, *, written: bool) -> Iterator[str]:
         "until then no container that publishes a port can be started, and a reload of firewalld"
         " brings Docker's rules back beside ours: both decide then, and the stricter one counts"
     )
-    yield "from then on nobody but nftbridge opens ports: keep `nftbridge watch --docker` running"
+    yield f"from then on nobody but nftbridge opens ports: keep {_watching(looked.given.host)}"
+
+
+def _watching(host: Host) -> str:
+    """What has to run, with what Docker's API will not tell it."""
+    unusual = {
+        "userland_proxy = false": not host.userland_proxy,
+        "allow_direct_routing = true": host.allow_direct_routing,
+    }
+    keys = " and ".join(key for key, held in unusual.items() if held)
+    if not keys:
+        return "`nftbridge watch --docker` running"
+    return f"`nftbridge watch FILE --docker` running, with {keys} under [host] in FILE"
 
 
 def _carried(one: Carried, words: Sequence[str], style: Style) -> Iterator[str]:

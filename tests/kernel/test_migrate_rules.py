@@ -276,7 +276,9 @@ def test_what_would_lose_something_is_refused(place: Place, what: str) -> None:
     place.load(rules)
     before = place.saved()
     for words in ((), ("--apply", "--write")):
-        assert reason in place.migrate(*words, status=1)
+        said = place.migrate(*words, status=1)
+        assert reason in said
+        assert "--apply does it" not in said
     assert place.saved() == before
     assert nft(place.namespace, "list", "tables") == ""
     assert not place.daemon_json.exists()
@@ -650,6 +652,37 @@ def test_what_is_next(
     said = place.migrate("--undo")
     assert back in said
     assert ("next:" in said) is bool(back)
+
+
+@pytest.mark.parametrize(
+    ("proxied", "words", "then"),
+    [
+        (True, (), "`nftbridge watch --docker` running"),
+        (False, (), "with userland_proxy = false under [host] in FILE"),
+        (
+            False,
+            ("--allow-direct-routing",),
+            "with userland_proxy = false and allow_direct_routing = true under [host] in FILE",
+        ),
+    ],
+)
+def test_what_only_dockers_rules_tell_is_kept_and_said(
+    place: Place, words: tuple[str, ...], then: str, *, proxied: bool
+) -> None:
+    """Else the next run, or the service, would take the host's ways to published ports out."""
+    place.load(NEW if proxied else NEW.replace("! -d 127.0.0.0/8 ", ""))
+    place.daemon_json.write_text(OFF)
+    assert f"{then}\n" in place.migrate("--apply", *words)
+    assert "nothing to do" in place.migrate()
+
+
+def test_a_daemon_whose_firewall_is_off_without_the_file(place: Place) -> None:
+    """With the option in the file as well dockerd does not start."""
+    assert "on its command line" in place.migrate(status=2)
+    place.load(NEW)
+    assert "on its command line" not in place.migrate(status=2)
+    place.migrate("--apply")
+    assert "on its command line" not in place.migrate(status=2)
 
 
 def test_an_undo_for_programs(place: Place) -> None:

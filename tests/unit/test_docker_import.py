@@ -280,6 +280,13 @@ def test_what_the_engine_tells_of_itself(info: dict[str, Any], where: str) -> No
     assert [remark.where for remark in imported([], [], info).remarks] == [where]
 
 
+def test_whether_dockers_own_firewall_is_off_is_not_told() -> None:
+    """28.5.2 names its driver with ``--iptables=false``, too."""
+    (remark,) = imported([], [], {"FirewallBackend": {"Driver": "iptables"}}).remarks
+    assert remark.message.startswith("may be on (iptables)")
+    assert "API does not tell" in remark.hint
+
+
 def test_only_its_network_knows_it() -> None:
     """Such as the end points of swarm's gateways: guarded, and nothing is open."""
     known = {"some-id": {"Name": "gateway", "IPv4Address": "172.20.0.9/16", "IPv6Address": ""}}
