@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 import sys
 from collections.abc import Generator
@@ -154,6 +155,12 @@ def test_what_is_lost_is_a_document_for_nft(here: Site) -> None:
     here.nft("flush", "chain", *OWN.split())
     here.nft("-j", "-f", str(copy))
     assert "counter" in here.nft("list", "chain", *OWN.split())
+
+
+def test_nobody_else_may_read_it(here: Site) -> None:
+    with_a_rule(here)
+    (copy,) = copies(here)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
 
 def test_another_boot_begins_with_nothing(here: Site) -> None:
