@@ -65,6 +65,12 @@ def behind(met: Met) -> tuple[Place, ...]:
     return tuple(place for place in later if place.blocks_some())
 
 
+def only(met: Met, bridges: frozenset[str]) -> tuple[Address, ...]:
+    """Those out there to whom an opening is limited; all of them if none."""
+    found = opening(met, bridges)
+    return tuple(a for a in (found.saddr, found.daddr) if a is not None and _is_far(met, a))
+
+
 def _way_into(met: Met) -> tuple[Place, ...]:
     """The rule that stops the packet, and those that led to it."""
     return met.decision.place, *met.decision.via

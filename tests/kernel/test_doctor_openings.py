@@ -60,6 +60,22 @@ def test_a_block_list_is_opened_for_one_only(name: str, patient: Patient) -> Non
     assert all(str(patient.address("outside")) in line for line in accepts(rules))
 
 
+def test_whom_else_a_list_keeps_out_is_told(patient: Patient) -> None:
+    client = patient.address("outside")
+    patient.sh(
+        "nft 'add table inet own; add chain inet own f"
+        " { type filter hook forward priority 0; };"
+        f" add rule inet own f oifname br-front ip saddr != {client + 9} drop'"
+    )
+    (found,) = asked(patient, str(client))["findings"]
+    assert found["note"].startswith(f"it is about {client} alone, and that rule goes on stopping")
+    patient.run(found)
+    assert patient.published()
+    patient.sh("nft flush chain inet own f; nft add rule inet own f oifname br-front drop")
+    (found,) = asked(patient, str(client))["findings"]
+    assert "alone" not in found["note"]
+
+
 def asked(patient: Patient, source: str) -> dict[str, Any]:
     to = ("--dst", str(patient.address(HOST)), "--dport", "8080")
     return patient.doctor("--in", "eth0", "--src", source, *to)
