@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nftbridge.lab.topology import HOST
-from tests.kernel.patient import Patient
+from tests.kernel.patient import HOST_FILE, Patient, admitted
 
 pytestmark = pytest.mark.kernel
 
@@ -74,6 +75,32 @@ def test_whom_else_a_list_keeps_out_is_told(patient: Patient) -> None:
     patient.sh("nft flush chain inet own f; nft add rule inet own f oifname br-front drop")
     (found,) = asked(patient, str(client))["findings"]
     assert "alone" not in found["note"]
+
+
+USERS = {
+    "nftables": (
+        "nft add chain inet nftbridge theirs; nft add rule inet nftbridge theirs drop;"
+        " nft add rule inet nftbridge DOCKER-USER iifname br-front jump theirs"
+    ),
+    "iptables": (
+        "for it in iptables-legacy ip6tables-legacy; do $it -N theirs; $it -A theirs -j DROP;"
+        " $it -A DOCKER-USER -i br-front -j theirs; done"
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", USERS)
+def test_what_our_rules_close_stays_closed(
+    backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with admitted(HOST_FILE, tmp_path, capsys, backend) as patient:
+        closed = patient.address("routed"), patient.place.lab.topology.unpublished_port
+        patient.sh(USERS[backend])
+        assert not patient.published()
+        patient.mend_all("foreign-drop")
+        assert patient.all_pass()
+        assert not patient.reaches("worker", *closed)
+        assert patient.is_well()
 
 
 def asked(patient: Patient, source: str) -> dict[str, Any]:
