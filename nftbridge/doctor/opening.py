@@ -15,7 +15,7 @@ from nftbridge.doctor.ruleset import Maker, Place
 from nftbridge.model import Address, Family, Mark
 from nftbridge.nft.syntax import MatchMark
 from nftbridge.policy.evaluate import Packet
-from nftbridge.policy.rules import DOCKER_USER, FILTER_FORWARD
+from nftbridge.policy.rules import DOCKER_FORWARD, DOCKER_USER, FILTER_FORWARD
 
 _NFT_STATES = {"established": "ct state established,related", "dnat": "ct status dnat"}
 _IPTABLES_STATES = {"established": "RELATED,ESTABLISHED", "dnat": "DNAT"}
@@ -124,6 +124,16 @@ def is_asked_before_ours(met: Met, shared: Maker | None) -> bool:
     if shared is not None:
         return met.decision.place.table.maker is shared
     return way[-1].chain.name == FILTER_FORWARD.name
+
+
+def stands_before_ours(met: Met, shared: Maker | None) -> bool:
+    """Whether it is stopped by a line before our own, which an apply would put first."""
+    if is_asked_before_ours(met, shared):
+        return False
+    outermost = _way_into(met)[-1]
+    later = outermost.chain.rules[outermost.number :] if outermost.rule else ()
+    jumps = (s.get("jump") for rule in later for s in rule.statements)
+    return outermost.table.maker is shared and {"target": DOCKER_FORWARD} in jumps
 
 
 def commands(

@@ -103,6 +103,17 @@ def test_what_our_rules_close_stays_closed(
         assert patient.is_well()
 
 
+def test_a_drop_before_our_lines_gets_no_accept_before_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with admitted(HOST_FILE, tmp_path, capsys, "iptables") as patient:
+        patient.sh("iptables-legacy -I FORWARD -i br-front -j DROP")
+        found = patient.doctor()["findings"]
+        assert {name["diagnosis"] for name in found} == {"rules-missing", "foreign-drop"}
+        (again,) = {command for name in found for command in name["commands"]}
+        assert again.startswith("nftbridge apply ")
+
+
 def asked(patient: Patient, source: str) -> dict[str, Any]:
     to = ("--dst", str(patient.address(HOST)), "--dport", "8080")
     return patient.doctor("--in", "eth0", "--src", source, *to)
