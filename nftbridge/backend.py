@@ -39,6 +39,25 @@ class Belongings:
         """How many rules are among it."""
         return sum("rule" in command["add"] for command in self.commands)
 
+    def without(self, there: Belongings) -> Belongings:
+        """What is not `there` already: nothing of that name, and no rule in a chain that is."""
+        names = {name for name in map(_name, there.commands) if name is not None}
+        chains = {name for kind, name in names if kind == "chain"}
+        left = (c for c in self.commands if _name(c) not in names)
+        return Belongings(tuple(c for c in left if _chain(c) not in chains))
+
+
+def _name(command: dict[str, Any]) -> tuple[str, str] | None:
+    """Kind and name of what a command makes; None if that has none, as a rule."""
+    ((kind, body),) = command["add"].items()
+    return (kind, body["name"]) if "name" in body else None
+
+
+def _chain(command: dict[str, Any]) -> str | None:
+    """The chain in which a command makes a rule; None if it makes something else."""
+    rule = command["add"].get("rule")
+    return None if rule is None else rule["chain"]
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:

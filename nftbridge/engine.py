@@ -400,7 +400,10 @@ class Engine:
 
     def _observe(self, *wanted: Host) -> Observation:
         found = self._backend.observe(lambda: [*self.known(), *wanted])
-        return replace(found, users=self._state.belongings()) if found.bereft else found
+        if not found.bereft:
+            return found
+        # what somebody has loaded beside our chains that are gone is newer
+        return replace(found, users=self._state.belongings().without(found.users))
 
     def _way_to(self, host: Host, observed: Observation) -> Plan:
         wanted = self._backend.rows(host)

@@ -154,7 +154,8 @@ class Past(State):
         if not found:
             self._drop(_BELONGINGS)
         elif found != self.belongings():
-            self._write(_BELONGINGS, {"boot": self._boot, "nftables": [*found.commands]})
+            body: dict[str, object] = {"boot": self._boot, "nftables": [*found.commands]}
+            self._write(_BELONGINGS, body, mode=0o600)  # the kernel shows rules to root only
 
     def lose_belongings(self) -> Path:
         """Put them away, since they cannot be put back; where they are then."""

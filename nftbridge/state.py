@@ -23,7 +23,7 @@ import json
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -358,12 +358,12 @@ class State:
         with self._reported():
             (self._folder / name).unlink(missing_ok=True)
 
-    def _write(self, name: str, content: dict[str, object]) -> None:
+    def _write(self, name: str, content: dict[str, object], *, mode: int = 0o644) -> None:
         body = {"format": _FORMAT, "nftbridge": __version__} | content
         temporary = self._folder / f"{name}.{os.getpid()}"
         with self._reported():
             try:
-                with temporary.open("w") as file:
+                with open(temporary, "w", opener=partial(os.open, mode=mode)) as file:
                     # dump() is ten times slower
                     file.write(json.dumps(body, separators=(",", ":")))
                     file.flush()

@@ -76,7 +76,7 @@ DIAGNOSES: tuple[Diagnosis, ...] = (
         encounters.foreign_drop,
         "{table} drops what the host file lets pass; an accept elsewhere does not outweigh that",
         remedies.accept_before,
-        "{behind}" + _LASTS,
+        "{only}{behind}" + _LASTS,
     ),
     Diagnosis(
         "early-drop",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from nftbridge.doctor.case import Case, by_place
 from nftbridge.doctor.finding import Evidence
-from nftbridge.doctor.opening import behind
+from nftbridge.doctor.opening import behind, only
 from nftbridge.doctor.owners import owner
 from nftbridge.doctor.passage import LINK_HOOKS, Met, drops, is_early_answer, takes
 from nftbridge.doctor.ruleset import Place, Table
@@ -42,7 +42,14 @@ def foreign_drop(case: Case) -> Iterator[Evidence]:
     """A rule that a narrower accept can go before, or a policy."""
     for place, met in _dropping(case):
         if not _is_early(place, met) and owner(place.table) != "firewalld":
-            yield Evidence.at(place, met, table=_named(place.table), behind=_behind(met))
+            words = {"only": _only(case, met), "behind": _behind(met)}
+            yield Evidence.at(place, met, table=_named(place.table), **words)
+
+
+def _only(case: Case, met: tuple[Met, ...]) -> str:
+    """What is said of an advice that does not undo a list of those who are kept out, or let in."""
+    told = ", ".join(dict.fromkeys(str(a) for m in met for a in only(m, case.bridges)))
+    return f"it is about {told} alone, and that rule goes on stopping others; " if told else ""
 
 
 def _behind(met: tuple[Met, ...]) -> str:

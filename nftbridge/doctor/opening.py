@@ -15,6 +15,7 @@ from nftbridge.doctor.ruleset import Maker, Place
 from nftbridge.model import Address, Family, Mark
 from nftbridge.nft.syntax import MatchMark
 from nftbridge.policy.evaluate import Packet
+from nftbridge.policy.rules import DOCKER_FORWARD, DOCKER_USER, FILTER_FORWARD
 
 _NFT_STATES = {"established": "ct state established,related", "dnat": "ct status dnat"}
 _IPTABLES_STATES = {"established": "RELATED,ESTABLISHED", "dnat": "DNAT"}
@@ -65,6 +66,12 @@ def behind(met: Met) -> tuple[Place, ...]:
     return tuple(place for place in later if place.blocks_some())
 
 
+def only(met: Met, bridges: frozenset[str]) -> tuple[Address, ...]:
+    """Those out there to whom an opening is limited; all of them if none."""
+    found = opening(met, bridges)
+    return tuple(a for a in (found.saddr, found.daddr) if a is not None and _is_far(met, a))
+
+
 def _way_into(met: Met) -> tuple[Place, ...]:
     """The rule that stops the packet, and those that led to it."""
     return met.decision.place, *met.decision.via
@@ -105,7 +112,33 @@ def _on_the_wire(met: Met, bridges: frozenset[str]) -> Opening:
     return _asked_for(packet)
 
 
-def commands(place: Place, hook: str, openings: Iterable[Opening]) -> Iterator[str]:
+def is_asked_before_ours(met: Met, shared: Maker | None) -> bool:
+    """Whether the packet is stopped in DOCKER-USER, from where it would go on to our own rules.
+
+    An accept there would keep it from them, and open what they close. `shared` is whose tables hold
+    our rules, None if ours are in a table of their own.
+    """
+    way = _way_into(met)
+    if all(place.chain.name != DOCKER_USER for place in way):
+        return False
+    if shared is not None:
+        return met.decision.place.table.maker is shared
+    return way[-1].chain.name == FILTER_FORWARD.name
+
+
+def stands_before_ours(met: Met, shared: Maker | None) -> bool:
+    """Whether it is stopped by a line before our own, which an apply would put first."""
+    if is_asked_before_ours(met, shared):
+        return False
+    outermost = _way_into(met)[-1]
+    later = outermost.chain.rules[outermost.number :] if outermost.rule else ()
+    jumps = (s.get("jump") for rule in later for s in rule.statements)
+    return outermost.table.maker is shared and {"target": DOCKER_FORWARD} in jumps
+
+
+def commands(
+    place: Place, hook: str, openings: Iterable[Opening], verdict: str = "accept"
+) -> Iterator[str]:
     """The commands that let these pass at `place`, which lies below a base chain at `hook`.
 
     Run one after the other; the rules that they add stand in the order of the openings.
@@ -113,11 +146,11 @@ def commands(place: Place, hook: str, openings: Iterable[Opening]) -> Iterator[s
     needed = _widest(openings)
     if place.table.maker is Maker.NFT:
         for found in _merged(needed):
-            yield _nft(place, found)
+            yield _nft(place, found, verdict)
         return
     family = Family.IPV4 if place.table.family == "ip" else Family.IPV6
     for found in needed:
-        yield _iptables(place, hook, found, family)
+        yield _iptables(place, hook, found, family, verdict)
 
 
 def _widest(openings: Iterable[Opening]) -> list[Opening]:
@@ -144,9 +177,9 @@ def _merged(openings: Iterable[Opening]) -> Iterator[Opening]:
             yield replace(rest, oif=tuple(dict.fromkeys(oifs)))
 
 
-def _nft(place: Place, found: Opening) -> str:
+def _nft(place: Place, found: Opening, verdict: str) -> str:
     table, chain = place.table, place.chain.name
-    words = [*_nft_words(found), "accept"]
+    words = [*_nft_words(found), verdict]
     where = f"{table.family} {table.name} {chain}"
     if place.rule is not None:
         where += f" handle {place.rule.handle}"
@@ -172,7 +205,7 @@ def _nft_words(found: Opening) -> Iterator[str]:
         yield f"meta l4proto {found.protocol}"
 
 
-def _iptables(place: Place, hook: str, found: Opening, family: Family) -> str:
+def _iptables(place: Place, hook: str, found: Opening, family: Family, verdict: str) -> str:
     table, chain = place.table, place.chain.name
     words = [table.program, "-w", "-t", table.name]
     words += ["-A", chain] if place.rule is None else ["-I", chain, str(place.number)]
@@ -188,4 +221,4 @@ def _iptables(place: Place, hook: str, found: Opening, family: Family) -> str:
         words += ["-m", "mark", "--mark", str(found.mark)]
     if found.state:
         words += ["-m", "conntrack", "--ctstate", _IPTABLES_STATES[found.state]]
-    return shlex.join([*words, "-j", "ACCEPT"])
+    return shlex.join([*words, "-j", verdict.upper()])

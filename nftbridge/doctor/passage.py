@@ -15,6 +15,7 @@ from nftbridge.policy.evaluate import Packet
 
 _TRACKED = -200  # NF_IP_PRI_CONNTRACK: up to here a packet has no state
 _TRANSLATED = -100  # NF_IP_PRI_NAT_DST: up to here a packet is addressed to whom it asked for
+_SENT = 100  # NF_IP_PRI_NAT_SRC: up to here a packet comes from who made it
 
 LINK_HOOKS = frozenset({"ingress", "egress"})
 """Where packets are seen as they are on the wire, and as a device has them; no rule asks for ct."""
@@ -25,7 +26,7 @@ Ports = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A packet at one hook, before and after its destination is translated."""
+    """A packet at one hook, before and after it is translated there."""
 
     hook: str
     before: Packet
@@ -34,7 +35,8 @@ class Stage:
 
     def at(self, priority: int) -> Packet:
         """The packet as a base chain of that priority sees it."""
-        return self.before if priority <= _TRANSLATED else self.after
+        last = _SENT if self.hook == "postrouting" else _TRANSLATED
+        return self.before if priority <= last else self.after
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ def _meetings(
             continue
         if base.kind == "nat" and stage.is_answer:
             continue  # translations are decided by a connection's first packet
-        asked_for = way.packet if stage.hook == "egress" else way.end
+        left = stage.hook == "egress" or (stage.hook == "postrouting" and base.priority > _SENT)
+        asked_for = way.packet if left else way.end
         seen = Seen(packet, way.packet, asked_for if stage.is_answer else packet)
         ours = marking.seen(traffic, stage, base)
         bits = others
@@ -189,10 +192,10 @@ def _stages(before: Packet, after: Packet, sent: Packet, *, is_answer: bool) -> 
             yield Stage("input", early[1], early[1], is_answer)
         else:
             yield Stage("forward", after, after, is_answer)
-            yield Stage("postrouting", after, after, is_answer)
+            yield Stage("postrouting", after, sent, is_answer)
             yield Stage("egress", sent, sent, is_answer)
     elif after.oif:
         leaving = replace(before, oif=before.oif or after.oif)
         yield Stage("output", leaving, after, is_answer)
-        yield Stage("postrouting", after, after, is_answer)
+        yield Stage("postrouting", after, sent, is_answer)
         yield Stage("egress", sent, sent, is_answer)

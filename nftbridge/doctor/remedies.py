@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from nftbridge.doctor.case import Case
 from nftbridge.doctor.docker import COMPARES_LITTLE
 from nftbridge.doctor.finding import Evidence, Remedy
-from nftbridge.doctor.opening import commands, opening
+from nftbridge.doctor.opening import commands, is_asked_before_ours, opening, stands_before_ours
 from nftbridge.doctor.ruleset import Maker
 from nftbridge.model import Family
 
@@ -69,10 +69,19 @@ def lift(_: Case, evidence: Evidence) -> Iterator[str]:
 
 
 def accept_before(case: Case, evidence: Evidence) -> Iterator[str]:
-    """Let these packets pass right before the rule that stops them."""
+    """Let these packets pass right before the rule that stops them.
+
+    Where that stands before our own lines, these are put first instead: an accept there would keep
+    packets from them.
+    """
     if evidence.place is not None:
+        first = evidence.met[0]
+        if stands_before_ours(first, case.shared):
+            yield from apply_again(case, evidence)
+            return
         found = dict.fromkeys(opening(met, case.bridges) for met in evidence.met)
-        yield from commands(evidence.place, evidence.met[0].stage.hook, found)
+        verdict = "return" if is_asked_before_ours(first, case.shared) else "accept"
+        yield from commands(evidence.place, first.stage.hook, found, verdict)
 
 
 def clean_docker(case: Case, _: Evidence) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 import sys
 from collections.abc import Generator
@@ -156,6 +157,12 @@ def test_what_is_lost_is_a_document_for_nft(here: Site) -> None:
     assert "counter" in here.nft("list", "chain", *OWN.split())
 
 
+def test_nobody_else_may_read_it(here: Site) -> None:
+    with_a_rule(here)
+    (copy,) = copies(here)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+
 def test_another_boot_begins_with_nothing(here: Site) -> None:
     with_a_rule(here)
     (copy,) = copies(here)
@@ -174,6 +181,31 @@ def test_what_was_removed_on_purpose_does_not_come_back(here: Site, *, all_of_it
         here.nft("delete", "table", "inet", "nftbridge")
     assert "put back" not in here.run("apply", OLD).stdout
     assert "counter" not in here.nft("list", "chain", *OWN.split())
+
+
+HELPER = """
+table inet nftbridge {
+    set blocked { type ipv4_addr; flags interval; elements = { BLOCKED }; }
+    chain helper { ip saddr @blocked drop; }
+}
+"""
+
+
+def test_what_others_have_loaded_already_is_not_put_back_beside_it(here: Site) -> None:
+    """As an /etc/nftables.conf without DOCKER-USER does, whose sets may say something else now."""
+    here.run("apply", OLD)
+    nft(here.namespace, "-f", "-", stdin=HELPER.replace("BLOCKED", "192.0.2.0/24"))
+    here.nft("add", "rule", *OWN.split(), "jump", "helper")
+    here.run("apply", OLD)
+    for blocked in ("192.0.2.0/24", "192.0.0.0/16"):
+        anew = HELPER.replace("BLOCKED", blocked)
+        nft(here.namespace, "-f", "-", stdin=f"flush ruleset\n{anew}")
+        done = here.run("apply", OLD)
+        assert "1 rule of yours put back" in done.stdout
+        assert done.stderr == ""
+        assert "jump helper" in here.nft("list", "chain", *OWN.split())
+        assert here.nft("list", "chain", "inet", "nftbridge", "helper").count("drop") == 1
+        assert blocked in here.nft("list", "set", "inet", "nftbridge", "blocked")
 
 
 def test_beside_the_baseline(here: Site) -> None:

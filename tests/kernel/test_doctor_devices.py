@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from nftbridge.lab.topology import HOST
 from tests.kernel.patient import Patient
 
 pytestmark = pytest.mark.kernel
@@ -56,6 +57,22 @@ def test_a_chain_on_a_device_kills(name: str, patient: Patient) -> None:
     assert f"{table} edge, chain own: " in found["where"]
     patient.mend_all("foreign-drop", "early-drop")
     assert patient.all_pass()
+    assert patient.is_well()
+
+
+@pytest.mark.parametrize(
+    "way", ["ip saddr HOST tcp sport 8080", "ip saddr HOST tcp dport { 80, 443 }"]
+)
+def test_a_chain_behind_the_translation_of_sources(way: str, patient: Patient) -> None:
+    rule = way.replace("HOST", str(patient.address(HOST)))
+    patient.sh(
+        "nft 'add table ip late; add chain ip late out { type filter hook postrouting"
+        f" priority 300; }}; add rule ip late out oifname eth0 {rule} drop'"
+    )
+    assert not patient.all_pass(4)
+    found = patient.mend("foreign-drop")
+    assert rule in found["where"]
+    assert patient.all_pass(4)
     assert patient.is_well()
 
 
