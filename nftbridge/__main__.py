@@ -1,7 +1,5 @@
 """``python -m nftbridge`` is the command ``nftbridge``."""
 
-import sys
+from nftbridge.cli import run
 
-from nftbridge.cli import main
-
-sys.exit(main())
+run()

@@ -104,7 +104,7 @@ def test_the_wheel_carries_the_licence_and_the_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(f"{info}/METADATA").decode()
         assert "License-Expression: GPL-2.0-or-later\n" in metadata
-        assert "nftbridge = nftbridge.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
+        assert "nftbridge = nftbridge.cli:run" in archive.read(f"{info}/entry_points.txt").decode()
         licence = archive.read(f"{info}/licenses/LICENSE")
     assert licence == (ROOT / "LICENSE").read_bytes()
 
