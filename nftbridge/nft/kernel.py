@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -178,7 +179,6 @@ def trim() -> None:
     this; it takes a few milliseconds.
     """
     import ctypes  # noqa: PLC0415 - not for the commands
-    import gc  # noqa: PLC0415
 
     gc.collect()
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
