@@ -1,4 +1,4 @@
-"""Everything that an apply is: the rules, firewalld beside them, and the kernel's switches."""
+"""Everything that an apply is: the rules, other firewalls beside them, the kernel's switches."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from nftbridge.choice import Target
 from nftbridge.config import Source
 from nftbridge.deployment import Deployment
 from nftbridge.effects import check_forwarding
-from nftbridge.engine import Engine
+from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.firewalld import presence
 from nftbridge.model import Host
 from nftbridge.plan import Plan
 
-if TYPE_CHECKING:  # firewalld rarely runs, and few applies are on trial
-    from nftbridge.firewalld.steps import Steps
+if TYPE_CHECKING:  # not every apply gets that far
+    from nftbridge.beside import Beside
 
 Warn: TypeAlias = Callable[[Iterable[Problem]], None]
 """Takes warnings as soon as they come up: an error may follow."""
@@ -25,11 +25,11 @@ Warn: TypeAlias = Callable[[Iterable[Problem]], None]
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What was done: by whom, to the rules, and to firewalld beside them (None: not asked)."""
+    """What was done: by whom, to the rules, and to others beside them (None: not asked)."""
 
     engine: Engine
     plan: Plan
-    beside: Steps | None = None
+    beside: Beside | None = None
 
     def __bool__(self) -> bool:
         return bool(self.plan or self.beside)
@@ -38,7 +38,7 @@ class Applied:
 def apply(
     source: Source, target: Target, wanted: str, warn: Warn, confirm: float | None = None
 ) -> Applied:
-    """Bring the kernel, and firewalld if it runs, to what `source` declares.
+    """Bring the kernel, and other firewalls beside us, to what `source` declares.
 
     `wanted` is the backend as `choice.choose` takes it; with `confirm` it is undone after so many
     seconds unless it is confirmed. Raises what an apply can raise.
@@ -59,29 +59,29 @@ def check(host: Host, target: Target, wanted: str) -> None:
     check_forwarding(host, target.netns)
 
 
-def restore(target: Target, *, with_firewalld: bool) -> Applied | None:
-    """Bring the kernel, and firewalld if it runs, back to what was last applied.
+def restore(target: Target, *, with_others: bool) -> Applied | None:
+    """Bring the kernel, and other firewalls beside us, back to what was last applied.
 
-    None, and nothing was done, if nothing is on record, or a remove. Without firewalld no time is
-    lost with asking it: it may be busy starting, while our table is gone.
+    None, and nothing was done, if nothing is on record, or a remove. Without the others no time is
+    lost with asking them: firewalld may be busy starting, while our table is gone.
     """
     engine = Engine.to_restore(target)
     host = None if engine is None else engine.last_applied()
     if engine is None or host is None:
         return None
-    if not with_firewalld:
+    if not with_others:
         plan = engine.restore()
         return None if plan is None else Applied(engine, plan)
-    from nftbridge.firewalld import guard
+    from nftbridge.beside import around
 
-    with guard.around(target.netns, engine.known, host) as beside:
+    with around(target, engine.known, host) as beside:
         plan = engine.restore()
     return None if plan is None else Applied(engine, plan, beside)
 
 
 def _in_passing(source: Source, target: Target, wanted: str) -> Applied | None:
     """What was done, if that could be told without reading all of the files."""
-    if presence.is_running():
+    if presence.is_running() or state_of(target).accepting():
         return None
     try:
         engine = Engine.of_record(target, wanted)
@@ -115,9 +115,9 @@ def _around(
     """What comes before and after the rules."""
     warn(engine.shortcomings(host))
     check_forwarding(host, target.netns)
-    from nftbridge.firewalld import guard
+    from nftbridge.beside import around
 
-    with guard.around(target.netns, engine.known, host) as beside:
+    with around(target, engine.known, host) as beside:
         warn(beside.warnings)
         done = rules(engine)
     warn(switch.turned_on() for switch in done.forwarding)

@@ -14,7 +14,7 @@ def stands(source: Source, directory: Path, table: str, netns: str | None) -> bo
     """Whether nftables' last apply was of these very files, and nobody has touched it since."""
     state = State.of(directory, table, netns)
     mark = state.mark() if state.backend() == "nftables" else None
-    if mark is None or not state.source() or state.is_on_trial():
+    if mark is None or not state.source() or state.is_on_trial() or state.accepting():
         return False
     if not namespaces.forwards_all(state.forwarded(), netns):
         return False

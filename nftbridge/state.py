@@ -12,6 +12,8 @@ loses nothing of it, and with the machine the kernel's rules are lost as well.
 ``mark.json`` is there while nothing is under way and the kernel was seen to be exactly at
 ``applied.json``: it says at which generation of the kernel's counter that was, in which boot, and
 by which code. Whoever finds the counter unmoved need not look at the kernel.
+
+``accepts.json`` names the places of iptables where accepts are kept: an apply has to look there.
 """
 
 from __future__ import annotations
@@ -235,6 +237,15 @@ class State:
     def is_on_trial(self) -> bool:
         """Whether an apply may be waiting to be confirmed; `Past` knows more."""
         return (self._folder / "trial.json").exists()
+
+    def accepting(self) -> tuple[str, ...]:
+        """Where iptables has accepts of ours to be kept, as `accepts.Places` calls it."""
+        found = self._head("accepts.json").get("sites")
+        return tuple(map(str, cast("list[object]", found))) if isinstance(found, list) else ()
+
+    def set_accepting(self, sites: Iterable[str]) -> None:
+        """Record where."""
+        self._write("accepts.json", {"sites": sorted(sites)})
 
     def set_mark(
         self, generation: int | None, source: str = "", forwarded: Iterable[str] = ()

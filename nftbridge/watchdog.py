@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from nftbridge.beside import around
 from nftbridge.choice import Target
 from nftbridge.deployment import Deployment
 from nftbridge.engine import state_of
 from nftbridge.errors import InputError, NftbridgeError, UnavailableError
-from nftbridge.firewalld import guard
 from nftbridge.trial import Process
 
 _GLANCE = 0.25
@@ -139,7 +139,7 @@ class _Watchdog:
             return True
         try:
             engine = Deployment.to_go_back(self._target, "auto", kept)
-            with guard.around(self._target.netns, engine.known, kept.host):
+            with around(self._target, engine.known, kept.host):
                 done = engine.undo(me)
         except InputError as error:  # e.g. the network namespace is gone: that will not pass
             self._log(f"cannot go back: {error}")

@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from nftbridge import config
+from nftbridge.compat.tables import TABLES, Site, Table
 from nftbridge.compat.tools import Variant
 from nftbridge.doctor import nftables
 from nftbridge.doctor.case import Case
@@ -26,7 +27,6 @@ from nftbridge.migrate.plan import Given
 from nftbridge.migrate.plan import plan as migration
 from nftbridge.migrate.run import Looked
 from nftbridge.migrate.show import lines as planned
-from nftbridge.migrate.tables import TABLES, Site, Table
 from nftbridge.model import Family, Host
 from nftbridge.nft.lower import rows_in_kernel, skeleton
 from nftbridge.plan import compare

@@ -14,9 +14,9 @@ from nftbridge.errors import InputError, Problem
 from nftbridge.model import Host
 
 if TYPE_CHECKING:  # imported only by the functions that need them
+    from nftbridge.beside import Beside
     from nftbridge.choice import Choice, Target
     from nftbridge.engine import Engine
-    from nftbridge.firewalld.steps import Steps
     from nftbridge.plan import Plan
     from nftbridge.style import Style
     from nftbridge.trial import Trial
@@ -87,11 +87,12 @@ def warn_of_plan(done: Plan) -> None:
         print(f"nftbridge: warning: {remark}", file=sys.stderr)
 
 
-def of_firewalld(steps: Steps | None) -> Iterator[str]:
-    """What was done, or is to do, in a firewalld beside us."""
-    if steps:
-        yield "firewalld"
-        yield from (f"  {line}" for line in steps.lines())
+def of_others(beside: Beside | None) -> Iterator[str]:
+    """What was done, or is to do, in other firewalls beside us."""
+    for name, lines in beside.lines().items() if beside else ():
+        if lines:
+            yield name
+            yield from (f"  {line}" for line in lines)
 
 
 def style() -> Style:

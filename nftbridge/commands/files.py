@@ -59,13 +59,17 @@ def snippet(options: Namespace) -> int:
 
 def units(options: Namespace) -> int:
     """Print the systemd units, or write them into a folder."""
+    from nftbridge.accepts import Places
+    from nftbridge.choice import Target
+    from nftbridge.compat.tools import Variant
     from nftbridge.watch.units import made, made_for_docker, written
 
     docker = docker_socket(options)
+    legacy = any(site.variant is Variant.LEGACY for site in Places.at(Target()).sites())
     if docker is None:
-        files = made(options.file or str(defaults.HOST_FILES))
+        files = made(options.file or str(defaults.HOST_FILES), legacy=legacy)
     else:
-        files = made_for_docker(options.file, docker)
+        files = made_for_docker(options.file, docker, legacy=legacy)
     if options.write is None:
         if options.json:
             print_json(files)

@@ -12,7 +12,7 @@ from nftbridge.commands.common import (
     CHANGES,
     engine_of_last_apply,
     load,
-    of_firewalld,
+    of_others,
     print_json,
     print_lines,
     style,
@@ -33,21 +33,21 @@ _NOTHING = "nothing to do: {} is as {} declares it"
 
 def plan(options: Namespace) -> int:
     """Show what apply would change."""
-    from nftbridge.firewalld import guard
+    from nftbridge.beside import steps
     from nftbridge.report import plan_data, plan_text, trial_data
 
     host = load(options)
     engine = _engine(options)
     warn(engine.shortcomings(host))
     trial = warned_of_trial(engine)
-    planned, beside = engine.plan(host), guard.steps(options.netns, engine.known, host)
+    planned, beside = engine.plan(host), steps(target(options), engine.known, host)
     warn(beside.warnings)
     if options.json:
-        changes = {"changes": bool(planned or beside), "firewalld": list(beside.lines())}
+        changes = {"changes": bool(planned or beside), **beside.lines()}
         print_json(plan_data(planned) | changes | {"trial": trial_data(trial)})
     else:
         print_lines(plan_text(planned, style()))
-        print_lines(of_firewalld(beside))
+        print_lines(of_others(beside))
     return CHANGES if planned or beside or trial else 0
 
 
@@ -107,11 +107,13 @@ def status(options: Namespace) -> int:
 
 def remove(options: Namespace) -> int:
     """Take out all that is ours."""
-    from nftbridge.firewalld import guard
+    from nftbridge.beside import around, leave
 
     engine, _ = engine_of_last_apply(options)
-    with guard.around(options.netns, engine.known, None) as beside:
+    with around(target(options), engine.known, None) as beside:
         removal = engine.remove(everything=options.all)
+    if options.all:
+        leave(target(options))
     if options.json:
         print_json({"present": removal.present, "kept": list(removal.kept)})
     elif not removal.present:
@@ -120,7 +122,7 @@ def remove(options: Namespace) -> int:
         kept = f"; kept {', '.join(removal.kept)}" if removal.kept else ""
         print(f"removed all that is ours from {engine.place}{kept}")
     if not options.json:
-        print_lines(of_firewalld(beside))
+        print_lines(of_others(beside))
     return 0
 
 
@@ -147,7 +149,7 @@ def _applied_data(done: Applied) -> dict[str, object]:
 
     return plan_data(done.plan) | {
         "changes": bool(done),
-        "firewalld": list(done.beside.lines()) if done.beside else [],
+        **(done.beside.lines() if done.beside else {"firewalld": [], "iptables": []}),
         "trial": trial_data(done.engine.trial()),
         "connections_ended": done.plan.ended,
         "lost": done.plan.lost,
@@ -163,7 +165,7 @@ def _applied_text(done: Applied, options: Namespace) -> Iterator[str]:
         yield _NOTHING.format(done.engine.place, options.file)
     if (trial := done.engine.trial()) is not None:
         yield str(trial)
-    yield from of_firewalld(done.beside)
+    yield from of_others(done.beside)
     if done.plan.ended:
         yield ended(done.plan)
     for phrase in done.plan.kept:

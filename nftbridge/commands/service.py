@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nftbridge.commands.common import (
     docker_socket,
     load,
-    of_firewalld,
+    of_others,
     print_json,
     print_lines,
     target,
@@ -39,9 +39,9 @@ def confirm(options: Namespace) -> int:
 
 def rollback(options: Namespace) -> int:
     """Go back to what was applied before."""
+    from nftbridge.beside import around
     from nftbridge.deployment import Deployment
     from nftbridge.engine import state_of
-    from nftbridge.firewalld import guard
     from nftbridge.report import kept_data, kept_name, kept_text, plan_data, summary
 
     state = state_of(target(options))
@@ -56,14 +56,14 @@ def rollback(options: Namespace) -> int:
     engine = Deployment.to_go_back(target(options), wanted(options), kept)
     if kept.host is not None:
         warn(engine.shortcomings(kept.host))
-    with guard.around(options.netns, engine.known, kept.host) as beside:
+    with around(target(options), engine.known, kept.host) as beside:
         done = engine.go_back(kept)
     warn_of_plan(done)
     if options.json:
         print_json(plan_data(done))
     else:
         print(f"went back to {kept_name(kept)}; {summary(done)}")
-        print_lines(of_firewalld(beside))
+        print_lines(of_others(beside))
     return 0
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from nftbridge.compat.tables import Site, Table
 from nftbridge.migrate.exchange import reached
-from nftbridge.migrate.tables import Site, Table
 from nftbridge.migrate.users import Carried, carried, for_each, one_per_family
 from nftbridge.nft.syntax import Json
 from nftbridge.policy.rules import DOCKER_USER

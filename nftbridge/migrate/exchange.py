@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from nftbridge.accepts import CHAIN, FORWARD, JUMP, declared
+from nftbridge.compat.tables import Table
 from nftbridge.compat.tools import Variant
-from nftbridge.migrate.forward import FORWARD, Forward, is_ours
-from nftbridge.migrate.tables import Table
+from nftbridge.migrate.forward import Forward
 from nftbridge.migrate.theirs import Theirs, is_own, own_chains
 from nftbridge.policy.rules import DOCKER_USER
 from nftbridge.translate.line import jump_of
@@ -82,11 +83,9 @@ def removal_script(name: str, table: Table, found: Removal, variant: Variant) ->
         return ""
     script = [":FORWARD ACCEPT [0:0]"] if found.forward.take_back else []
     script += _deletions(found.lines, variant)
-    held = table.lines(FORWARD)
-    if accepts := [line for line in found.forward.accepts if line not in held]:
-        gone = {number for chain, number, _ in found.lines if chain == FORWARD}
-        place = min(gone, default=1) - 1
-        script += _insertions(FORWARD, place, accepts, len(held) - len(gone))
+    if found.forward.accepts is not None:
+        script += declared(found.forward.accepts)
+        script += _leading_there(table.lines(FORWARD), found)
     for chain in found.chains:
         if chain == DOCKER_USER:  # one that came this moment stays, and all is refused
             script += _deletions([*_numbered(chain, table)], variant)
@@ -94,6 +93,13 @@ def removal_script(name: str, table: Table, found: Removal, variant: Variant) ->
             script.append(f"-F {chain}")
     script += [f"-X {chain}" for chain in found.chains]
     return _whole(name, script)
+
+
+def _leading_there(held: Sequence[str], found: Removal) -> Iterator[str]:
+    """A jump to the accepts in the place of Docker's first line in FORWARD."""
+    if JUMP not in held:
+        gone = {number for chain, number, _ in found.lines if chain == FORWARD}
+        yield from _insertions(FORWARD, min(gone, default=1) - 1, (JUMP,), len(held) - len(gone))
 
 
 def translation_of(line: str) -> tuple[str, str] | None:
@@ -120,24 +126,26 @@ def alignment_script(table: Table, wanted: Collection[str]) -> str:
 class Restoration:
     """The way of one table back to what it was, as far as it was Docker's.
 
-    `saved` is the table as it was, `now` as it is, `forward` what was done to FORWARD. Not `whole`:
-    Docker has made its rules anew itself, and only DOCKER-USER and FORWARD are ours to put back.
+    `saved` is the table as it was, `now` as it is, `take_back` whether FORWARD's policy was taken
+    back. Not `whole`: Docker has made its rules anew itself, and only DOCKER-USER and FORWARD are
+    ours to put back.
     """
 
     name: str
     saved: Table
     now: Table
     theirs: Theirs
-    forward: Forward
+    take_back: bool
     whole: bool
 
     def script(self, variant: Variant) -> str:
         """One commit; "" if nothing is to be done."""
         filtering = self.name == "filter"
-        back = filtering and self.forward.take_back and self.now.policies.get(FORWARD) == "ACCEPT"
+        back = filtering and self.take_back and self.now.policies.get(FORWARD) == "ACCEPT"
         bodies = dict(self._bodies())
         goes, comes = self._built_in()
         gone = [c for c in self._made(self.now) if c not in self.saved.chains]
+        gone += [CHAIN] if filtering and CHAIN in self.now.chains else []
         script = [":FORWARD DROP [0:0]"] if back else []
         script += [f":{chain} - [0:0]" for chain in bodies]
         script += _deletions(goes, variant)
@@ -188,7 +196,7 @@ class Restoration:
         return self.whole and self.theirs.owns(self.name, chain, line)
 
     def _leaves(self, chain: str, line: str) -> bool:
-        return self._is_dockers(chain, line) or is_ours(line)
+        return self._is_dockers(chain, line) or (chain, line) == (FORWARD, JUMP)
 
     def _places(self, chain: str) -> Iterator[tuple[int, str]]:
         """Where Docker's lines come, from 0, each in the chain as it is by then.

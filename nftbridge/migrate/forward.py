@@ -2,24 +2,20 @@
 
 What is accepted in nftables still passes FORWARD, and a drop there is final. Docker sets the policy
 to DROP when it switches forwarding on; it is taken back only where nothing speaks for anybody else.
-Where it stays, or rules of others come after Docker's, ours need an accept in Docker's place, for
-what is forwarded from and to the bridges: which of that passes is decided in nftables.
+Where it stays, or rules of others come after Docker's, `accepts` come in Docker's place, for what
+is forwarded from and to the bridges: which of that passes is decided in nftables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from nftbridge.migrate.tables import Table
+from nftbridge.accepts import FORWARD, JUMP, body
+from nftbridge.compat.tables import Table
 from nftbridge.migrate.theirs import Theirs
 from nftbridge.translate.line import jump_of
-
-FORWARD = "FORWARD"
-
-_MARK = "-m comment --comment nftbridge"
-"""By which the accepts are known."""
 
 _HARMLESS = frozenset(
     {"", "ACCEPT", "RETURN", "LOG", "NFLOG", "MARK", "CONNMARK", "TRACE", "TCPMSS"}
@@ -37,14 +33,14 @@ class Policy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """`take_back`: DROP becomes ACCEPT. `accepts` are lines to put in Docker's place.
+    """`take_back`: DROP becomes ACCEPT. `accepts`: what the chain in Docker's place has, if one is.
 
     `reason` says why the policy stays or goes; "" where it is ACCEPT anyway. `overruled` are
     accepts of others that let something pass before Docker's rules, and decide no longer.
     """
 
     take_back: bool = False
-    accepts: tuple[str, ...] = ()
+    accepts: tuple[str, ...] | None = None
     reason: str = ""
     overruled: tuple[str, ...] = ()
 
@@ -53,27 +49,16 @@ def decide(table: Table, theirs: Theirs, bridges: Collection[str], wanted: Polic
     """What to do with the FORWARD chain of a filter table."""
     lines = table.lines(FORWARD)
     owned = [theirs.owns("filter", FORWARD, line) for line in lines]
-    others = [line for line, own in zip(lines, owned, strict=True) if not own and not is_ours(line)]
+    others = [line for line, own in zip(lines, owned, strict=True) if not own and line != JUMP]
     first = owned.index(True) if True in owned else 0
     drops = table.policies.get(FORWARD) == "DROP"
     whose = _whose(table, others)
     take_back = drops and (wanted is Policy.ACCEPT or (wanted is Policy.AUTO and not whose))
-    later = [line for line, own in zip(lines[first:], owned[first:], strict=True) if not own]
+    later = [line for line in lines[first:] if line in others]
     stopped = (drops and not take_back) or any(jump_of(line) not in _HARMLESS for line in later)
     reason = _reason(wanted, whose, take_back=take_back) if drops else ""
-    earlier = [line for line in lines[:first] if jump_of(line) == "ACCEPT" and not is_ours(line)]
-    return Forward(take_back, tuple(_accepts(bridges)) if stopped else (), reason, tuple(earlier))
-
-
-def is_ours(line: str) -> bool:
-    """Whether a line is one of the accepts."""
-    return f"{_MARK} -j ACCEPT" in line
-
-
-def _accepts(bridges: Collection[str]) -> Iterator[str]:
-    for bridge in sorted(bridges):
-        yield f"-i {bridge} {_MARK} -j ACCEPT"
-        yield f"-o {bridge} {_MARK} -j ACCEPT"
+    earlier = [line for line in lines[:first] if jump_of(line) == "ACCEPT"]
+    return Forward(take_back, body(bridges) if stopped else None, reason, tuple(earlier))
 
 
 def _whose(table: Table, others: Collection[str]) -> str:

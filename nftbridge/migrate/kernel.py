@@ -13,10 +13,10 @@ from typing import Any
 
 from nftbridge import netns as namespaces
 from nftbridge.choice import Target
+from nftbridge.compat.tables import SITES, TABLES, Site, Table, Tables, change, table_of
 from nftbridge.compat.tools import Tools, Variant
 from nftbridge.doctor.docker import NFT_TABLE
 from nftbridge.errors import KernelRefusedError, UnavailableError
-from nftbridge.migrate.tables import EMPTY, SITES, TABLES, Site, Table, Tables
 from nftbridge.nft import read
 from nftbridge.nft.document import Command
 from nftbridge.nft.kernel import Kernel
@@ -67,30 +67,13 @@ class Rules:
 
     def tables(self, site: Site) -> Tables:
         """The tables of one place."""
-        present = self._tools[site.variant].present(site.family)
-        return {name: self._table(site, name) for name in TABLES if name in present}
+        tools = self._tools[site.variant]
+        present = tools.present(site.family)
+        return {name: table_of(tools, site.family, name) for name in TABLES if name in present}
 
     def change(self, site: Site, name: str, script_of: Callable[[Table], str]) -> bool:
-        """Commit what is made of a table as it is when nobody else can change it; "" is nothing.
-
-        Raises `KernelRefusedError` if it is refused; then nothing was changed.
-        """
-        tools = self._tools[site.variant]
-        with tools.locked():
-            present = name in tools.present(site.family)
-            before = self._table(site, name) if present else EMPTY
-            script = script_of(before)
-            if not script:
-                return False
-            tools.test(site.family, script)
-            if not tools.excludes_others and self._table(site, name) != before:
-                message = f"another program has changed {name} of {site} meanwhile"
-                raise KernelRefusedError(message, hint="run it again")
-            tools.commit(site.family, script)
-        return True
-
-    def _table(self, site: Site, name: str) -> Table:
-        return Table.of(self._tools[site.variant].save(site.family, name))
+        """As `nftbridge.compat.tables.change`."""
+        return change(self._tools[site.variant], site, name, script_of)
 
     def delete_nft(self, families: Iterable[str]) -> None:
         """Take out Docker's tables of nftables, in one transaction."""

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from nftbridge.accepts import CHAIN, FORWARD, bridges
 from nftbridge.compat.lower import chains
+from nftbridge.compat.tables import EMPTY, Site, Tables
 from nftbridge.compat.text import chain_text
 from nftbridge.compat.tools import Variant
 from nftbridge.doctor.docker import layout_of
@@ -21,10 +23,9 @@ from nftbridge.migrate.exchange import (
     rules_of,
     translation_of,
 )
-from nftbridge.migrate.forward import FORWARD, Forward, Policy, decide
+from nftbridge.migrate.forward import Forward, Policy, decide
 from nftbridge.migrate.kernel import Found
 from nftbridge.migrate.record import Record
-from nftbridge.migrate.tables import EMPTY, Site, Tables
 from nftbridge.migrate.theirs import Theirs
 from nftbridge.migrate.users import Carried, carried, changed, one_per_family
 from nftbridge.model import Family, Host, counted
@@ -162,9 +163,8 @@ def forward_of(given: Given, theirs: Theirs, site: Site, tables: Tables) -> Forw
     wanted = given.policy
     if given.ours(site) and wanted is not Policy.ACCEPT:
         return Forward()
-    bridges = [n.bridge for n in given.host.networks if n.subnet(site.family)]
-    decided = decide(tables["filter"], theirs, bridges, wanted)
-    return Forward(decided.take_back, (), decided.reason) if given.ours(site) else decided
+    decided = decide(tables["filter"], theirs, [*bridges(given.host, site.family)], wanted)
+    return Forward(decided.take_back, None, decided.reason) if given.ours(site) else decided
 
 
 def _layout(tables: Tables, theirs: Theirs) -> str:
@@ -290,10 +290,9 @@ def _of_forward(one: Out) -> Iterator[Problem]:
         message = "its policy is ACCEPT then: the host forwards between its other interfaces, too"
         hint = "--forward-policy keep keeps DROP, with accepts for what nftbridge decides about"
         yield Problem(where, message, hint)
-    elif forward.accepts:
-        message = "it goes on dropping, and accepts stand there for the bridges of now alone"
-        hint = "for a network made later, put in the two lines that `nftbridge doctor` prints"
-        yield Problem(where, message, hint)
+    elif forward.accepts is not None:
+        message = f"it goes on dropping, but for bridges in chain {CHAIN}, which every apply keeps"
+        yield Problem(where, message)
     for line in forward.overruled:
         message = f"'{line}' comes before Docker's rules, but lets pass nothing that ours drop"
         yield Problem(where, message, "write what it should let pass into DOCKER-USER")

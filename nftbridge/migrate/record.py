@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from nftbridge.migrate.forward import Forward
-from nftbridge.migrate.tables import SITES, Site, Table, Tables
+from nftbridge.compat.tables import SITES, Site, Table, Tables
 from nftbridge.state import State
 
 _NAME = "migration.json"
@@ -21,10 +20,10 @@ _NAME = "migration.json"
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """One place of iptables as it was, and what was to become of its FORWARD chain."""
+    """One place of iptables as it was; `take_back` tells that FORWARD's policy was Docker's."""
 
     tables: Tables
-    forward: Forward
+    take_back: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +108,13 @@ class Store(State):
 
 
 def _saved_data(saved: Saved) -> dict[str, object]:
-    forward = saved.forward
     return {
         "tables": {name: table.data() for name, table in saved.tables.items()},
-        "take_back": forward.take_back,
-        "accepts": list(forward.accepts),
+        "take_back": saved.take_back,
     }
 
 
 def _saved(data: Mapping[str, Any]) -> Saved:
     tables = cast("Mapping[str, Mapping[str, Any]]", data["tables"])
-    forward = Forward(bool(data["take_back"]), tuple(data["accepts"]))
-    return Saved({name: Table.from_data(table) for name, table in tables.items()}, forward)
+    found = {name: Table.from_data(table) for name, table in tables.items()}
+    return Saved(found, take_back=bool(data["take_back"]))

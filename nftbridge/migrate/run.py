@@ -9,13 +9,15 @@ from functools import partial
 from typing import Any
 
 from nftbridge import config
+from nftbridge.accepts import Places
+from nftbridge.beside import around
 from nftbridge.choice import Target
+from nftbridge.compat.tables import EMPTY, TABLES, Site, Table
 from nftbridge.conntrack.revoked import Revoked
 from nftbridge.docker.host import DaemonOptions, Inspected, host_of
 from nftbridge.effects import check_forwarding
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, PartlyAppliedError, Problem
-from nftbridge.firewalld import guard
 from nftbridge.migrate.configuration import Configuration
 from nftbridge.migrate.daemon_json import options
 from nftbridge.migrate.exchange import alignment_script, removal, removal_script
@@ -23,7 +25,6 @@ from nftbridge.migrate.forward import Policy
 from nftbridge.migrate.kernel import Found, Rules, listed, unreadable
 from nftbridge.migrate.plan import Given, Plan, forward_of, plan, translating
 from nftbridge.migrate.record import Record, Saved, Store
-from nftbridge.migrate.tables import EMPTY, TABLES, Site, Table
 from nftbridge.migrate.theirs import is_present
 from nftbridge.migrate.users import changed, commands, for_each
 from nftbridge.mirrored import settled
@@ -196,7 +197,12 @@ class Migration:
         for site in (*shared, *(out.site for out in made.out)):
             tables = given.found.sites[site]
             if site not in record.sites or (is_present(tables) and not given.ours(site)):
-                yield site, Saved(tables, forward_of(given, given.theirs, site, tables))
+                yield (
+                    site,
+                    Saved(
+                        tables, take_back=forward_of(given, given.theirs, site, tables).take_back
+                    ),
+                )
 
     def _align(self, given: Given, made: Plan) -> None:
         """Where Docker's tables become ours: let no translation go that comes again."""
@@ -205,7 +211,7 @@ class Migration:
             self._rules.change(site, "nat", partial(alignment_script, wanted=wanted))
 
     def _bring_in(self, host: Host, warn: Warn) -> None:
-        with guard.around(self._target.netns, self._engine.known, host) as beside:
+        with around(self._target, self._engine.known, host) as beside:
             warn(beside.warnings)
             done = self._engine.apply(host)
         warn(switch.turned_on() for switch in done.forwarding)
@@ -247,6 +253,8 @@ class Migration:
         """Take Docker's part out of one table, told from it as it is under the lock."""
         theirs, staying = given.theirs, given.staying(site, name)
         forward = forward_of(given, theirs, site, given.found.sites[site])
+        if name == "filter" and forward.accepts is not None:
+            Places.at(self._target).add(site)
 
         def script(table: Table) -> str:
             if name == "filter" and not given.ours(site):

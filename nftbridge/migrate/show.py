@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
+from nftbridge.accepts import CHAIN, FORWARD, JUMP
+from nftbridge.compat.tools import Variant
 from nftbridge.doctor.docker import NFT_TABLE
 from nftbridge.migrate.exchange import Removal
 from nftbridge.migrate.plan import Out
@@ -69,6 +71,12 @@ def afterwards(looked: Looked, *, written: bool) -> Iterator[str]:
         "until then no container that publishes a port can be started, and a reload of firewalld"
         " brings Docker's rules back beside ours: both decide then, and the stricter one counts"
     )
+    accepting = (out.site for out in looked.plan.out if [*_accepts(out.tables.get("filter"))])
+    if any(site.variant is Variant.LEGACY for site in accepting):
+        yield (
+            "write the units again if they were written before: to keep chain"
+            f" {CHAIN} of iptables-legacy the service needs more rights"
+        )
     yield f"from then on nobody but nftbridge opens ports: keep {_watching(looked.given.host)}"
 
 
@@ -102,8 +110,14 @@ def _out(out: Out, style: Style) -> Iterator[str]:
             yield f"      policy of FORWARD: DROP -> ACCEPT; {forward.reason}"
         elif forward.reason:
             yield f"      policy of FORWARD: DROP stays; {forward.reason}"
-        for line in forward.accepts:
-            yield style.added(f"      + -A FORWARD {line}")
+        yield from (style.added(f"      + {line}") for line in _accepts(removal))
+
+
+def _accepts(removal: Removal | None) -> Iterator[str]:
+    """What comes in their place, where something does."""
+    if removal is not None and removal.forward.accepts is not None:
+        yield f"-A {FORWARD} {JUMP}"
+        yield from (f"-A {CHAIN} {line}" for line in removal.forward.accepts)
 
 
 def _removed(removal: Removal) -> str:
@@ -161,7 +175,7 @@ def _out_data(out: Out) -> dict[str, object]:
                 "chains": list(removal.chains),
                 "rules": [{"chain": c, "number": n, "line": li} for c, n, li in removal.lines],
                 "forward_policy_taken_back": removal.forward.take_back,
-                "accepts": list(removal.forward.accepts),
+                "accepts": list(_accepts(removal)),
             }
             for name, removal in out.tables.items()
         },

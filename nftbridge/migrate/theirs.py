@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from nftbridge.migrate.tables import Tables
+from nftbridge.compat.tables import Tables
 from nftbridge.model import Host, Prefix
 from nftbridge.translate.line import jump_of
 

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from nftbridge import config
+from nftbridge.accepts import Accepts
 from nftbridge.choice import Target
+from nftbridge.compat.tables import EMPTY, TABLES, Site, Table
 from nftbridge.docker.host import DaemonOptions, Inspected, host_of
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, Problem
@@ -22,7 +24,6 @@ from nftbridge.migrate.exchange import Restoration
 from nftbridge.migrate.kernel import Found, Rules
 from nftbridge.migrate.plan import VARIANTS
 from nftbridge.migrate.record import Record, Saved, Store
-from nftbridge.migrate.tables import EMPTY, TABLES, Site, Table
 from nftbridge.migrate.theirs import Theirs, is_present
 from nftbridge.nft.document import Command
 from nftbridge.nft.syntax import Json
@@ -77,6 +78,7 @@ class Undoing:
             self._check_fitting(record, found, told, shared=shared)
             record = _less(record, lost)
             sites = [*self._bring_back(record, found, shared=shared)]
+            Accepts(self._target).take_out()
             kept = self._forget() if shared else self._take_ours_out(record)
             self._store.drop()
         left_out = tuple(line for one in lost.values() for line in one.left_out)
@@ -154,7 +156,7 @@ class Undoing:
         was = saved.tables.get(name, EMPTY)
 
         def script(now: Table) -> str:
-            back = Restoration(name, was, now, theirs, saved.forward, whole)
+            back = Restoration(name, was, now, theirs, saved.take_back, whole)
             return back.script(site.variant)
 
         return self._rules.change(site, name, script)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
+from nftbridge.compat.tables import Site, Table
 from nftbridge.migrate.exchange import leads_to_users, rules_of
-from nftbridge.migrate.tables import Site, Table
 from nftbridge.nft.document import Command
 from nftbridge.policy.rules import DOCKER_USER
 from nftbridge.translate.chains import Translated, TranslatedRule, translate

@@ -93,7 +93,7 @@ class Service:
         self._manager = manager
         self._state = state_of(target)
         self._changes = Lane(self._change)
-        self._repairs = Lane(lambda _: work.restore(target, with_firewalld=False))
+        self._repairs = Lane(lambda _: work.restore(target, with_others=False))
         self._names = Lane(self._serve_names)
         self._lanes = (self._repairs, self._changes, self._names)
         self._docker: Docker | None = None
@@ -246,7 +246,7 @@ class Service:
 
     def _change(self, reasons: frozenset[Reason]) -> Outcome:
         if reasons == _ONLY_FIREWALLD:
-            return work.restore(self._target, with_firewalld=True)
+            return work.restore(self._target, with_others=True)
         undone = reasons == _ONLY_TRIAL
         return self._declared.apply(self._target, self._wanted, undone=undone)
 

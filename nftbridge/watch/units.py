@@ -32,34 +32,50 @@ _NAMES = """\
 IPAddressAllow=127.0.0.11
 """
 
+_LOCK = """\
+# xtables' lock, for the accepts in iptables-legacy.
+ReadWritePaths=/run
+"""
 
-def made(file: str) -> dict[str, str]:
-    """The units by name, for this installation and that host file. Raises `InputError`."""
-    values = _values(file, None)
+
+def made(file: str, *, legacy: bool = False) -> dict[str, str]:
+    """The units by name, for this installation and that host file. Raises `InputError`.
+
+    `legacy` tells that accepts in iptables-legacy are to be kept.
+    """
+    values = _values(file, None, legacy=legacy)
     return {name: _completed(name, values) for name in NAMES}
 
 
-def made_for_docker(file: str | None, socket: str) -> dict[str, str]:
+def made_for_docker(file: str | None, socket: str, *, legacy: bool = False) -> dict[str, str]:
     """The same for the Docker Engine at a unix socket, and a host file beside it if there is one.
 
     There is nothing to apply at boot: the service alone knows what Docker has.
     """
-    return {_WATCH: _completed(_WATCH, _values(file, socket))}
+    return {_WATCH: _completed(_WATCH, _values(file, socket, legacy=legacy))}
 
 
-def _values(file: str | None, docker: str | None) -> dict[str, str]:
+def _values(file: str | None, docker: str | None, *, legacy: bool) -> dict[str, str]:
     """What the placeholders stand for; `docker` is the socket's path, or None."""
     path = None if file is None else _speakable("FILE", file)
     option = None if docker is None else "--docker"
     if docker not in (None, SOCKET):
         option = f"--docker={_speakable('--docker', docker)}"
-    # CAP_SYS_ADMIN opens containers' network namespaces; who may use Docker's socket may do more
+    capabilities, families = ["CAP_NET_ADMIN"], ["AF_UNIX", "AF_NETLINK"]
+    if docker is not None:
+        # it opens containers' network namespaces; who may use Docker's socket may do more
+        capabilities.append("CAP_SYS_ADMIN")
+        families.append("AF_INET")
+    if legacy:  # iptables talks to the kernel over a raw socket
+        capabilities.append("CAP_NET_RAW")
+        families += ["AF_INET", "AF_INET6"]
     return {
         "@DOCKER_ORDER@": _ORDER if docker else "",
         "@DOCKER_START@": _START if docker else "",
         "@HARDENING@": _template(_SHARED),
-        "@CAPABILITIES@": "CAP_NET_ADMIN CAP_SYS_ADMIN" if docker else "CAP_NET_ADMIN",
-        "@FAMILIES@": "AF_UNIX AF_NETLINK AF_INET" if docker else "AF_UNIX AF_NETLINK",
+        "@CAPABILITIES@": " ".join(capabilities),
+        "@FAMILIES@": " ".join(dict.fromkeys(families)),
+        "@LOCK@": _LOCK if legacy else "",
         "@DOCKER_NAMES@": _NAMES if docker else "",
         "@NAMESPACES@": "net" if docker else "yes",
         "@WATCHED@": " ".join(filter(None, (path, option))),

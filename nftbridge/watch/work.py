@@ -25,11 +25,11 @@ from nftbridge.state import code
 _NEEDED = (
     "hashlib",
     "nftables",
+    "nftbridge.beside",
     "nftbridge.compat.backend",
     "nftbridge.conntrack.flows",
     "nftbridge.conntrack.judge",
     "nftbridge.conntrack.kernel",
-    "nftbridge.firewalld.guard",
     "nftbridge.nft.backend",
     "pyroute2",
     "tomli",
@@ -102,7 +102,7 @@ def apply(file: str, target: Target, wanted: str) -> Outcome:
         digest = source.digest()
         done = applying.apply(source, target, wanted, warnings.extend)
     except InputError as error:
-        return replace(restore(target, with_firewalld=True), rejected=str(error), digest=digest)
+        return replace(restore(target, with_others=True), rejected=str(error), digest=digest)
     except NftbridgeError as error:
         return _failed(error, warnings)
     return _of(done, warnings)
@@ -128,7 +128,7 @@ def hold_undone(target: Target, file: str, *, ended: bool) -> Outcome | None:
 
 
 def _held(target: Target, why: str) -> Outcome:
-    return replace(restore(target, with_firewalld=True), held=why)
+    return replace(restore(target, with_others=True), held=why)
 
 
 def _declares(file: str, host: Host) -> bool:
@@ -182,10 +182,10 @@ def serve_names(sandboxes: Mapping[str, str], engine: int) -> Outcome:
     )
 
 
-def restore(target: Target, *, with_firewalld: bool) -> Outcome:
+def restore(target: Target, *, with_others: bool) -> Outcome:
     """Put back what was applied last, if anything was."""
     try:
-        done = applying.restore(target, with_firewalld=with_firewalld)
+        done = applying.restore(target, with_others=with_others)
     except NftbridgeError as error:
         return _failed(error, ())
     if done is None:
@@ -222,7 +222,8 @@ def _of(applied: applying.Applied, warnings: Iterable[Problem]) -> Outcome:
     plan, beside = applied.plan, applied.beside
     said = [summary(plan)] if plan else []
     said += [f"left behind by the other backend: {phrase}" for phrase in plan.kept]
-    said += [f"firewalld: {line.strip()}" for line in beside.lines()] if beside else []
+    if beside:
+        said += [f"{name}: {li.strip()}" for name, done in beside.lines().items() for li in done]
     return Outcome(
         done="; ".join(said),
         place=applied.engine.place,

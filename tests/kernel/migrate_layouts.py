@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
 from nftbridge.compat import text
 from nftbridge.model import Family
 from tests.unit import docker_inspect as inspect
@@ -19,6 +23,17 @@ CONTAINERS = [
     ),
 ]
 HOST = inspect.imported(NETWORKS, CONTAINERS).host
+
+
+def tell(
+    folder: Path,
+    containers: Iterable[object] = CONTAINERS,
+    networks: Iterable[object] = NETWORKS,
+) -> None:
+    """Put into files what Docker says of its networks and containers."""
+    (folder / "networks.json").write_text(json.dumps(list(networks)))
+    (folder / "containers.json").write_text(json.dumps(list(containers)))
+
 
 OLD = """\
 *nat

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import pytest
 
+from nftbridge.lab.namespaces import DIRECTORY
 from nftbridge.model import Family
 from tests.kernel import docker_site
 from tests.kernel.debian import NotAvailable
@@ -139,6 +140,42 @@ def test_docker_restarts_as_its_daemon_json_says(
         assert "inet nftbridge" not in here.rows()
         assert "DOCKER" in docker.rules(Family.IPV4)
         assert here.answers("web", 18351)
+
+
+@pytest.mark.parametrize(("release", "variant"), [("28.5", "legacy"), ("20.10", "nft")])
+def test_a_network_made_later_where_forward_goes_on_dropping(
+    tmp_path: Path, release: str, variant: str
+) -> None:
+    with docker_site.engine(release, variant=variant, firewall=True) as docker:
+        here = docker_site.Site(docker, tmp_path, proxy=True)
+        written = docker.socket.with_name("daemon.json")
+        migrate = partial(
+            docker_site.run,
+            *("migrate", "docker", "--docker", str(docker.socket), "--daemon-json", str(written)),
+            *here.place(),
+        )
+
+        def kept() -> str:
+            inside = ["nsenter", f"--net={DIRECTORY / docker.netns}"]
+            command = [*inside, f"iptables-{variant}-save", "-t", "filter"]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+        docker.network("front", "172.20.0.0/16", options={"bridge.name": "br-front"})
+        migrate("--apply", "--write", "--forward-policy", "keep")
+        with here.watching(beside=False) as watch:
+            docker.halt()
+            docker.start("--config-file=/daemon/daemon.json")
+            docker.network("late", "172.21.0.0/16", options={"bridge.name": "br-late"})
+            docker.run("web", "late", {"80/tcp": ["18361"]})
+            assert here.answers("web", 18361)
+            assert ":FORWARD DROP" in kept()
+            assert "-A NFTBRIDGE -o br-late -j ACCEPT" in kept()
+            docker.remove("web")
+            docker.remove_network("late")
+            watch.wait_for(lambda: "br-late" not in kept())
+            assert "-A NFTBRIDGE -o br-front -j ACCEPT" in kept()
+        assert "Docker's rules are back" in migrate("--undo")
+        assert "NFTBRIDGE" not in kept()
 
 
 OURS = {"legacy": ("--backend", "iptables"), "nft": ("--backend", "iptables", "--iptables", "nft")}

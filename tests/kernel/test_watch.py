@@ -120,7 +120,7 @@ def test_a_forked_repair_imports_nothing(place: Place) -> None:
         "import sys; from pathlib import Path; from nftbridge.choice import Target;"
         "from nftbridge.watch import service, work; work.warm(); known = set(sys.modules);"
         "done = work.restore(Target(netns=sys.argv[1], state_directory=Path(sys.argv[2])),"
-        " with_firewalld=False); print(done.done, set(sys.modules) - known)"
+        " with_others=False); print(done.done, set(sys.modules) - known)"
     )
     command = [sys.executable, "-c", code, place.namespace, str(place.state)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,13 +1,14 @@
-"""What iptables holds: tables of chains with their lines, for each of its kinds and families."""
+"""What iptables holds, whosever it is: tables of chains, for each of its kinds and families."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from nftbridge.compat import read
-from nftbridge.compat.tools import Variant
+from nftbridge.compat.tools import Tools, Variant
+from nftbridge.errors import KernelRefusedError
 from nftbridge.model import Family
 
 TABLES = ("filter", "nat", "raw", "mangle")
@@ -69,3 +70,27 @@ EMPTY = Table()
 
 Tables: TypeAlias = Mapping[str, Table]
 """By the table's name."""
+
+
+def table_of(tools: Tools, family: Family, name: str) -> Table:
+    """A table as it is; an empty one if it is not there."""
+    present = name in tools.present(family)
+    return Table.of(tools.save(family, name)) if present else EMPTY
+
+
+def change(tools: Tools, site: Site, name: str, script_of: Callable[[Table], str]) -> bool:
+    """Commit what is made of a table as it is when nobody else can change it; "" is nothing.
+
+    Raises `KernelRefusedError` if it is refused; then nothing was changed.
+    """
+    with tools.locked():
+        before = table_of(tools, site.family, name)
+        script = script_of(before)
+        if not script:
+            return False
+        tools.test(site.family, script)
+        if not tools.excludes_others and table_of(tools, site.family, name) != before:
+            message = f"another program has changed {name} of {site} meanwhile"
+            raise KernelRefusedError(message, hint="run it again")
+        tools.commit(site.family, script)
+    return True
