@@ -176,6 +176,8 @@ _WORDINGS: dict[str, Callable[[Any], str]] = {
     "ct": lambda body: " ".join(("ct", *([body["dir"]] if "dir" in body else []), body["key"])),
     "prefix": lambda body: f"{body['addr']}/{body['len']}",
     "range": lambda body: "-".join(map(str, body)),
+    "&": lambda body: " & ".join(map(_text, body)),
+    "numgen": lambda body: f"numgen {body['mode']} mod {body['mod']}",
     "concat": lambda body: " . ".join(map(_text, body)),
     "set": lambda body: f"{{ {', '.join(map(_text, body if is_list(body) else [body]))} }}",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product, repeat
 from typing import TypeAlias
@@ -13,7 +13,7 @@ from nftbridge.model import Family
 from nftbridge.nft.syntax import Json
 from nftbridge.policy.rules import CHAINS, DOCKER_USER, NAMES
 from nftbridge.translate.line import Line, Part, RefusedError, jump_of, parse
-from nftbridge.translate.matches import comment_of, translate_match
+from nftbridge.translate.matches import comment_of, counts, translate_match
 from nftbridge.translate.nodes import match, meta
 from nftbridge.translate.targets import translate_target
 from nftbridge.translate.values import Context
@@ -25,6 +25,7 @@ COMMENT_BYTES = 127
 """How long nft's comments may be; those of iptables can be twice that."""
 
 _CUT = "…"
+_ETHERNET = "ether"
 _GOES_ON = frozenset({"", "LOG", "MARK", "NFLOG", "CONNMARK", "CLASSIFY", "TCPMSS", "TRACE"})
 """Targets after which a packet goes on to the next rule (XT_CONTINUE), translated or not."""
 
@@ -133,8 +134,7 @@ def _translated(
     choices = [_alternatives(part, context, problems) for part in line.matches]
     ways = [_matches(choice, context) for choice in product(*choices)]
     target = _target(line, context, chains, problems)
-    if len(ways) > 1 and any(part.name == "limit" for part in line.matches):
-        problems.append(RefusedError("-m limit", "nft needs two rules, each with its own limit"))
+    problems += _miscounting(line, choices)
     if problems:
         understood = ways[0] if len(ways) == 1 else ()
         decides = line.jump in chains or line.jump not in _GOES_ON
@@ -156,6 +156,29 @@ def _alternatives(
     return [[Statement(*pair) for pair in zip(nodes, words, strict=False)] for nodes in found]
 
 
+def _miscounting(line: Line, choices: Sequence[list[list[Statement]]]) -> Iterator[RefusedError]:
+    """Why what counts the packets that come to it would count others in nft.
+
+    nft moves questions about headers that follow each other to the first of them, across what
+    stands in between; and it lists none about the protocol that a later one implies.
+    """
+    counting: Part | None = None
+    for part, choice in zip(line.matches, choices, strict=True):
+        if counting is not None and any(_header_of(s) for way in choice for s in way):
+            reason = f"nft may ask what stands behind it before it: put {part} first"
+            yield RefusedError(str(counting), reason)
+        counting = part if counts(part) else counting
+    if counting is not None and any(len(choice) > 1 for choice in choices):
+        yield RefusedError(str(counting), "nft needs two rules, each of which counts by itself")
+
+
+def _header_of(statement: Statement) -> str:
+    """The header that a match looks into, "" if none."""
+    left = statement.json.get("match", {}).get("left", {})
+    (field,) = left.get("&", [left])[:1]
+    return str(field.get("payload", {}).get("protocol", ""))
+
+
 def _target(
     line: Line, context: Context, chains: Collection[str], problems: list[RefusedError]
 ) -> tuple[Statement, ...]:
@@ -170,11 +193,19 @@ def _target(
 
 
 def _matches(choice: Iterable[Sequence[Statement]], context: Context) -> tuple[Statement, ...]:
-    """The matches of a rule; where no header's field does, one says for which family it is."""
-    matches = tuple(chain.from_iterable(choice))
-    lefts = (s.json["match"]["left"] for s in matches if "match" in s.json)
-    if any(left.get("payload", {}).get("protocol") == context.header for left in lefts):
-        return matches
+    """The matches of a rule; where no header's field does, one says for which family it is.
+
+    The Ethernet header is the last one: nft would take the family of others from there.
+    """
+    matches = list(chain.from_iterable(choice))
+    headers = list(map(_header_of, matches))
+    if _ETHERNET in headers:
+        last = max(number for number, header in enumerate(headers) if header)
+        moved = [s for s in matches if _header_of(s) == _ETHERNET]
+        before = [s for s in matches[: last + 1] if s not in moved]
+        matches = [*before, *moved, *matches[last + 1 :]]
+    if context.header in headers:
+        return tuple(matches)
     return (Statement(match(meta("nfproto"), context.family.value), ""), *matches)
 
 

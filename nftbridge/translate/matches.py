@@ -37,6 +37,13 @@ _ECHO = {("icmp", 8): "echo-request", ("icmp", 0): "echo-reply"} | {
 }
 _RATES = {"sec": "second", "min": "minute", "hour": "hour", "day": "day"}
 _RATE = re.compile(r"(\d{1,9})/(\w+)", re.ASCII)
+_HARDWARE = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_PROBABILITY = re.compile(r"[01]\.\d{11}", re.ASCII)
+_CERTAIN = 1 << 31
+"""What a probability of 1 is for xt_statistic."""
+
+_MOST = (1 << 31) - 1
+"""The highest number that nft's JSON has for ``numgen``."""
 
 # IPv6 asks differently: there UNICAST has LOCAL in it, and several types must hold all at once
 _ADDRESS_TYPES = {
@@ -174,6 +181,23 @@ def _packet_type(option: Option, _: Context) -> Json:
     return match(meta("pkttype"), name, negated=option.negated)
 
 
+def _length(option: Option, _: Context) -> Json:
+    """Both count from the network header on, and what was trimmed or put together before.
+
+    Up to Linux 6.2 iptables takes an IPv6 packet over 65535 bytes for a short one.
+    """
+    right = interval(*bounds(option, option.value))
+    return match(meta("length"), right, negated=option.negated)
+
+
+def _hardware(option: Option, _: Context) -> Json:
+    """Both hold for packets from a device with an Ethernet header only, also when negated."""
+    address = option.value.lower()
+    if not _HARDWARE.fullmatch(address):
+        raise RefusedError(str(option), "is no hardware address")
+    return match(payload("ether", "saddr"), address, negated=option.negated)
+
+
 # Modules whose options belong together --------------------------------------------------------
 
 
@@ -269,6 +293,68 @@ def _limit(part: Part, _: Context) -> Alternatives:
     return (({"limit": limit},),)
 
 
+def counts(part: Part) -> bool:
+    """Whether it makes a difference to a packet which others were asked about before it."""
+    return part.name == "limit" or any(option.name == "--every" for option in part.options)
+
+
+def _statistic(part: Part, _: Context) -> Alternatives:
+    options = {option.name: option for option in part.options}
+    mode = options.pop("--mode", Option(""))
+    if mode == Option("--mode", ("random",)) and options.keys() == {"--probability"}:
+        return ((_random(options["--probability"]),),)
+    if mode == Option("--mode", ("nth",)) and {"--every"} <= options.keys() <= _NTH:
+        return ((_nth(options["--every"], options.get("--packet")),),)
+    raise RefusedError(str(part), "the options have no equal here")
+
+
+_NTH = {"--every", "--packet"}
+
+
+def _random(option: Option) -> Json:
+    """As xt_statistic asks: 31 random bits are less than the probability of as many bits."""
+    if not _PROBABILITY.fullmatch(option.value):
+        raise RefusedError(str(option), "the probability cannot be understood")
+    wanted = round(float(option.value) * _CERTAIN)
+    if not 0 < wanted < _CERTAIN:
+        raise RefusedError(str(option), "it means every packet, or none: nft has no match for it")
+    operator = ">=" if option.negated else "<"
+    left = masked(meta("random"), _CERTAIN - 1)
+    return {"match": {"op": operator, "left": left, "right": wanted}}
+
+
+def _nth(every: Option, packet: Option | None) -> Json:
+    """Both count from 0, which is the first packet that is asked about."""
+    number_of_all = number(every, every.value, 1, _MOST)
+    if packet is not None and packet.negated:
+        raise RefusedError(str(packet), "cannot be negated")
+    first = 0 if packet is None else number(packet, packet.value, 0, number_of_all - 1)
+    left: Json = {"numgen": {"mode": "inc", "mod": number_of_all}}
+    return match(left, first, negated=every.negated)
+
+
+_ABOUT_TIME = {
+    "--monthdays": "nft has no word for days of the month",
+    "--weekdays": "nft takes the day from the kernel's time zone, iptables from UTC",
+    "--kerneltz": "nft has no hours or dates in the kernel's time zone",
+}
+_LOCAL_TIME = (
+    "nft reads and lists it in local time: put back after that has changed, it would be another"
+)
+
+
+def _time(part: Part, _: Context) -> Alternatives:
+    """Refused: in nft's words the same rule is open at other hours once it was listed and loaded.
+
+    That happens when a table is made anew with what was in it, in summer time or another zone.
+    """
+    asked = {option.name: option for option in part.options}
+    for name, reason in _ABOUT_TIME.items():
+        if name in asked:
+            raise RefusedError(str(asked[name]), reason)
+    raise RefusedError(str(part), _LOCAL_TIME)
+
+
 def _comment(part: Part, _: Context) -> Alternatives:
     """It becomes the rule's comment and matches every packet."""
     if any(o.name != "--comment" or o.negated or len(o.values) != 1 for o in part.options):
@@ -301,5 +387,9 @@ _MODULES: dict[str, Matcher] = {
     "icmp": _icmp,
     "icmp6": _icmp,
     "limit": _limit,
+    "length": _each(length=_length),
+    "mac": _each(mac_source=_hardware),
+    "statistic": _statistic,
+    "time": _time,
     "comment": _comment,
 }

@@ -84,7 +84,10 @@ def _log(part: Part, _: Context) -> Json:
         if option.name in _LOG_FLAGS:
             option.flag()
             flags.append(_LOG_FLAGS[option.name])
-        elif option.name == "--log-prefix" and '"' not in option.value:  # nft would list nonsense
+        elif option.name == "--log-prefix":
+            if '"' in option.value:
+                reason = "nft could not read what it lists, with a quotation mark in the prefix"
+                raise RefusedError(str(option), reason)
             body["prefix"] = option.value
         elif option.name == "--log-level" and option.value in map(str, range(len(_LEVELS))):
             body["level"] = _LEVELS[int(option.value)]

@@ -78,6 +78,47 @@ TCP, TCP6 = f"{V4} meta l4proto tcp", f"{V6} meta l4proto tcp"
         ("-p icmp -m icmp --icmp-type any", [f"{V4} meta l4proto icmp"]),
         ("-m limit --limit 5/min -j ACCEPT", [f"{V4} limit rate 5/minute accept"]),
         ('-m comment --comment "-j DROP"', [V4]),
+        ("-m length --length 1400", [f"{V4} meta length 1400"]),
+        ("-m length ! --length 40:65535 -j DROP", [f"{V4} meta length != 40-65535 drop"]),
+        (
+            "-s 10.0.0.1/32 -m mac ! --mac-source 02:00:00:00:0A:01",
+            ["ip saddr 10.0.0.1 ether saddr != 02:00:00:00:0a:01"],
+        ),
+        (
+            "-m mac --mac-source 02:00:00:00:00:01 -m iprange --src-range 10.0.0.1-10.0.0.9",
+            ["ip saddr 10.0.0.1-10.0.0.9 ether saddr 02:00:00:00:00:01"],
+        ),
+        (
+            "-m statistic --mode random --probability 0.25000000000",
+            [f"{V4} meta random & 2147483647 < 536870912"],
+        ),
+        (
+            "-m statistic --mode random ! --probability 0.10000000009 -j DROP",
+            [f"{V4} meta random & 2147483647 >= 214748365 drop"],
+        ),
+        (
+            "-m statistic --mode nth --every 3 --packet 2",
+            [f"{V4} numgen inc mod 3 2"],
+        ),
+        (
+            "-p tcp -m mac --mac-source 02:00:00:00:00:01 -m mark --mark 1 -m tcp --dport 80",
+            [f"{TCP} meta mark 1 tcp dport 80 ether saddr 02:00:00:00:00:01"],
+        ),
+        (
+            "-m statistic --mode nth ! --every 3 -m mark --mark 1",
+            [f"{V4} numgen inc mod 3 != 0 meta mark 1"],
+        ),
+        (
+            "-p tcp -m tcp --dport 22 -m limit --limit 5/min -m mark --mark 1",
+            [f"{TCP} tcp dport 22 limit rate 5/minute meta mark 1"],
+        ),
+        (
+            "-p tcp -m statistic --mode random --probability 0.50000000000 -m multiport --ports 80",
+            [
+                f"{TCP} meta random & 2147483647 < 1073741824 tcp sport 80",
+                f"{TCP} meta random & 2147483647 < 1073741824 tcp sport != 80 tcp dport 80",
+            ],
+        ),
     ],
 )
 def test_a_line_in_nft(line: str, rules: list[str]) -> None:
@@ -164,8 +205,27 @@ def refused(line: str, family: Family = IPV4) -> Refused:
         ("-m addrtype --dst-type LOCAL --limit-iface-in", "--limit-iface-in"),
         ("-m mark --mark 0x5/0x0", "--mark 0x5/0x0"),
         ("-p icmp -m icmp ! --icmp-type any", "! --icmp-type any"),
-        ("-p tcp -m multiport --ports 1 -m limit --limit 5/min", "-m limit"),
+        ("-p tcp -m multiport --ports 1 -m limit --limit 5/min", "-m limit --limit 5/min"),
+        ("-p tcp -m limit --limit 5/min -m tcp --dport 22", "-m limit --limit 5/min"),
+        ("-p tcp -m limit --limit 5/min -m tcp --tcp-flags SYN,ACK SYN", "-m limit --limit 5/min"),
+        ("-m limit --limit 5/min -m mac --mac-source 02:00:00:00:00:01", "-m limit --limit 5/min"),
         ("-m limit ! --limit 5/min", "-m limit ! --limit 5/min"),
+        (
+            "-p tcp -m multiport --ports 1 -m statistic --mode nth --every 2 --packet 0",
+            "-m statistic --mode nth --every 2 --packet 0",
+        ),
+        ("-m statistic --mode random", "-m statistic --mode random"),
+        ("-m statistic --mode nth --probability 0.5", "-m statistic --mode nth --probability 0.5"),
+        ("-m statistic --mode random --probability 0.5", "--probability 0.5"),
+        (
+            "-m statistic --mode random ! --probability 1.00000000000",
+            "! --probability 1.00000000000",
+        ),
+        ("-m statistic --mode random --probability 0.00000000000", "--probability 0.00000000000"),
+        ("-m statistic --mode nth --every 3 --packet 3", "--packet 3"),
+        ("-m statistic --mode nth --every 2147483648 --packet 0", "--every 2147483648"),
+        ("-m length --length 80:40", "--length 80:40"),
+        ("-m mac --mac-source 02:00:00:00:00", "--mac-source 02:00:00:00:00"),
         ("-j NFQUEUE --queue-num 3", "-j NFQUEUE --queue-num 3"),
         ("-j DOCKER", "-j DOCKER"),
         ("-j DOCKER-T-ABCDEFGHIJKLMNOP", "-j DOCKER-T-ABCDEFGHIJKLMNOP"),
@@ -189,6 +249,30 @@ def test_what_is_not_understood_is_refused(line: str, words: str) -> None:
     assert str(found).startswith(f"rule 1 of {U} ({line}): {words}: ")
 
 
+@pytest.mark.parametrize(
+    ("line", "words", "reason"),
+    [
+        ("--timestart 08:00:00 --timestop 18:00:00", "-m time", "reads and lists it in local time"),
+        ("--timestart 22:00:00 --timestop 06:00:00", "-m time", "reads and lists it in local time"),
+        ("--datestart 2026-01-01T01:00:00", "-m time", "reads and lists it in local time"),
+        ("--weekdays Mon,Tue", "--weekdays Mon,Tue", "the kernel's time zone, iptables from UTC"),
+        ("--monthdays 1 --weekdays Mon", "--monthdays 1", "no word for days of the month"),
+        ("--timestart 08:00:00 --kerneltz", "--kerneltz", "in the kernel's time zone"),
+    ],
+)
+def test_times_are_refused_with_the_reason(line: str, words: str, reason: str) -> None:
+    found = refused(f"-m time {line} --datestop 2038-01-19T03:14:07 -j DROP")
+    assert found.words.startswith(words)
+    assert reason in found.reason
+    assert [s.words for s in found.understood] == [""]
+
+
+def test_a_prefix_that_nft_would_list_but_not_read() -> None:
+    (found,) = translated(r'-j LOG --log-prefix "a \"b\" "').refused
+    assert found.words == '--log-prefix a "b" '
+    assert found.reason == "nft could not read what it lists, with a quotation mark in the prefix"
+
+
 def test_ipv6_asks_for_address_types_in_another_way() -> None:
     assert refused("-m addrtype --dst-type UNICAST", IPV6).reason == "nft asks differently in IPv6"
 
@@ -198,7 +282,9 @@ WORDS = """
 --ctorigdst --ctorigdstport --ctproto --ctdir --ctstatus --mark --comment --limit --limit-burst
 --src-range --pkt-type --dst-type --icmp-type --reject-with --log-prefix --log-level --set-xmark
 tcp udp sctp icmp icmp6 multiport conntrack state mark connmark comment limit iprange pkttype
-addrtype ACCEPT DROP RETURN LOG REJECT MARK mine DOCKER 10.0.0.1/32 0.0.0.0/0 fd00::1
+addrtype length mac statistic time --length --mac-source --mode --probability --every --packet
+random nth 0.50000000000 02:00:00:00:00:01 ACCEPT DROP RETURN LOG REJECT MARK mine DOCKER
+10.0.0.1/32 0.0.0.0/0 fd00::1
 10.0.0.1-10.0.0.9 80 80:90 90:80 1,2 SYN SYN,ACK NEW NEW,DNAT INVALID ORIGINAL 8 3/4 any 0x1/0xff
 0x1 5/min LOCAL eth0 br+ + " "" "a b" "\" unicast tcp-reset
 """
