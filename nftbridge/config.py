@@ -156,10 +156,19 @@ def host_to_data(host: Host) -> dict[str, object]:
     return {"version": VERSION, "host": options, "network": networks}
 
 
-def read_json(path: str) -> object:
-    """The content of a JSON file of somebody else's. Raises `InputError`."""
+def read_json(path: str, if_empty: str) -> object:
+    """The content of a JSON file of somebody else's. Raises `InputError`.
+
+    `if_empty` is what to do about one that holds nothing.
+    """
+
+    def parse(text: str) -> object:
+        if not text.strip():
+            raise _RefusedError("is empty", if_empty)
+        return _json(text)
+
     sheet = Sheet(_printable(path))
-    content = _File(sheet, _json, _content(lambda: _read_file(path))).data()
+    content = _File(sheet, parse, _content(lambda: _read_file(path))).data()
     if sheet.notes:
         raise InputError(tuple(_problems([sheet])))
     return content

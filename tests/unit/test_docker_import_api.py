@@ -333,6 +333,25 @@ def test_a_broken_file_is_named_with_the_place(
     assert expected in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["", "\n"])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("networks.json", "hint: the command that was to fill it has failed"),
+        ("containers.json", "hint: if no container is running, write [] into it; else"),
+        ("info.json", "hint: the command that was to fill it has failed"),
+    ],
+)
+def test_an_empty_file_is_what_a_failed_command_leaves(
+    name: str, hint: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for other in ("networks.json", "containers.json", "info.json"):
+        (tmp_path / other).write_text("{}" if other == "info.json" else "[]")
+    (tmp_path / name).write_text(content)
+    assert main(["import", "docker", "--from", str(tmp_path)]) == 1
+    assert f"{name}: is empty\n    {hint}" in capsys.readouterr().err
+
+
 def test_a_name_cannot_leave_its_comment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
