@@ -369,9 +369,9 @@ def _migration(docker: _Parser) -> None:
     docker.add_argument(
         "--daemon-json",
         type=Path,
-        default=Path("/etc/docker/daemon.json"),
         metavar="FILE",
-        help="that file (default: %(default)s)",
+        help="that file (default: the one that Docker was started with, else"
+        " /etc/docker/daemon.json)",
     )
     docker.add_argument(
         "--forward-policy",

@@ -19,15 +19,15 @@ if TYPE_CHECKING:  # imported only by the functions that need them
 def migrate(options: Namespace) -> int:
     """Go over from Docker's own firewall, and back."""
     from nftbridge.docker.host import DaemonOptions
-    from nftbridge.docker.source import Named, gathered
+    from nftbridge.docker.source import Named, gathered, started
     from nftbridge.migrate import show
     from nftbridge.migrate.configuration import Configuration
     from nftbridge.migrate.forward import Policy
     from nftbridge.migrate.run import Migration, Wishes
 
     _check(options)
-    configuration = Configuration(options.daemon_json)
     named = Named(options.docker, options.folder, options.networks, options.containers)
+    configuration = Configuration.chosen(options.daemon_json, started(named, os.environ))
     if options.undo:
         return _undo(options, configuration, named)
     inspected, _ = gathered(named, os.environ)

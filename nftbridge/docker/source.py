@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nftbridge.docker import api, files
+from nftbridge.docker import api, files, process
 from nftbridge.docker.host import Inspected
+from nftbridge.docker.process import Started
 from nftbridge.errors import InputError, Problem
 
 _SAVE = "docker {0} inspect $(docker {0} ls -q) prints it"
@@ -39,3 +40,10 @@ def gathered(named: Named, environment: Mapping[str, str]) -> tuple[Inspected, s
             hint = _SAVE.format(option.strip("-").removesuffix("s"))
             raise InputError((Problem(option, "is missing beside the other file", hint),))
     return api.ask(api.socket_path(named.docker, environment))
+
+
+def started(named: Named, environment: Mapping[str, str]) -> Started:
+    """What the Engine that is asked was started with; nothing is known of one that is not there."""
+    if named.folder or named.networks or named.containers:
+        return Started()
+    return process.started(api.socket_path(named.docker, environment))

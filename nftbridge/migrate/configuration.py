@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
+from nftbridge.docker.process import DAEMON_JSON, FIREWALL, Started
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.migrate.daemon_json import difference, options, put_back, switched_off
 
@@ -17,9 +20,35 @@ _SUFFIX = ".before-nftbridge"
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The file at `path`, which need not be there."""
+    """The file at `path`, which need not be there; `started` is how the daemon that reads it was.
+
+    What is on its command line is never written: dockerd would not start with it in both. `named`
+    is whether the user has named the file.
+    """
 
     path: Path
+    started: Started = field(default_factory=Started)
+    named: bool = False
+
+    @classmethod
+    def chosen(cls, named: Path | None, started: Started) -> Configuration:
+        """The file that the user names, else that of the daemon if it is to be found from here."""
+        if named is not None:
+            return cls(named, started, named=True)
+        file = started.reads
+        return cls(file if started.is_read_from(file) else DAEMON_JSON, started)
+
+    def elsewhere(self) -> Iterator[Problem]:
+        """What is to be said if the daemon reads another file."""
+        if self.started.is_read_from(self.path):
+            return
+        if self.named:
+            message = f"Docker reads {self.started.reads}, not this file"
+            hint = "leave --daemon-json out, or see that Docker is started with this one"
+        else:
+            message = f"Docker reads {self.started.reads}, where that is in its mount namespace"
+            hint = "name it with --daemon-json as it is found from here"
+        yield Problem(str(self.path), message, hint)
 
     @property
     def kept(self) -> Path:
@@ -33,23 +62,38 @@ class Configuration:
             options(found, str(self.path))
         return found
 
+    @property
+    def _written(self) -> tuple[str, ...]:
+        """The options that belong into it."""
+        return tuple(option for option in FIREWALL if option not in self.started.flags)
+
     def difference(self) -> list[str]:
         """What switching Docker's firewall off changes; empty if it is off."""
         text = self.text() or ""
-        return difference(text, switched_off(text), str(self.path))
+        return difference(text, switched_off(text, self._written), str(self.path))
 
     def check_writable(self) -> None:
-        """Raise `UnavailableError` if it cannot be changed."""
+        """Raise `UnavailableError` if it cannot be changed, `InputError` if that is of no use."""
+        if problems := (*self.insisting(), *(() if self.named else self.elsewhere())):
+            raise InputError(problems)
         with _reported(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(self.path.parent, os.W_OK):
-                raise PermissionError(13, "Permission denied")
+            for folder in {self.path.parent, self.path.resolve().parent}:
+                with TemporaryFile(dir=folder):
+                    pass
+
+    def insisting(self) -> Iterator[Problem]:
+        """What on the daemon's command line no file can switch off."""
+        for option in self.started.insisting:
+            message = f"is on Docker's command line: it would not start with it in {self.path}, too"
+            hint = f"leave --write out, and make it --{option}=false there when this is done"
+            yield Problem(f"--{option}", message, hint)
 
     def switch_off(self) -> bool:
         """Switch Docker's firewall off; False if it was."""
         text = self.text()
-        new = switched_off(text or "")
-        if text == new:
+        new = switched_off(text or "", self._written)
+        if (text or "") == new:
             return False
         if text is not None:
             _replace(self.kept, text, self.path)
@@ -64,23 +108,29 @@ class Configuration:
         """
         before, now = _read(self.kept), self.text()
         if existed is None:
-            existed = now != switched_off("")
+            existed = now is None or now not in _written_into("")
         if before is None and existed:
             return False
-        if now is None or now == switched_off(before or ""):
-            self._restore(before)
-        else:
-            _replace(self.path, put_back(now, before or ""), self.path)
+        back = before or ""
+        if now is not None and now not in _written_into(back):
+            back = put_back(now, back)
+        self._restore(None if before is None and not back else back)
         with _reported(self.kept):
             self.kept.unlink(missing_ok=True)
         return True
 
-    def _restore(self, before: str | None) -> None:
-        if before is not None:
-            _replace(self.path, before, self.kept)
+    def _restore(self, text: str | None) -> None:
+        if text is not None:
+            _replace(self.path, text, self.path if self.path.exists() else self.kept)
             return
         with _reported(self.path):
             self.path.unlink(missing_ok=True)
+
+
+def _written_into(before: str) -> Iterator[str]:
+    """What `switch_off` may have made of it, whatever was on the daemon's command line."""
+    for which in (FIREWALL, *((option,) for option in FIREWALL)):
+        yield switched_off(before, which)
 
 
 def _read(path: Path) -> str | None:
@@ -119,5 +169,15 @@ def _reported(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        hint = "run as root"
-        raise UnavailableError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
+        message = f"{path} cannot be written: {error.strerror}"
+        raise UnavailableError(message, hint=_remedy(error)) from error
+
+
+def _remedy(error: OSError) -> str:
+    """What whoever got the error can do."""
+    if error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0:
+        return "run as root"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there"
+    what = "mounted read-only" if error.errno == errno.EROFS else "not for root to change"
+    return f"it is {what}: set iptables and ip6tables where it comes from, and leave --write out"

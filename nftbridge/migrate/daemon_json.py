@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
 from json import JSONDecodeError, JSONDecoder
 from typing import cast
 
+from nftbridge.docker.process import FIREWALL
 from nftbridge.errors import InputError, Problem
 
-OPTIONS = ("iptables", "ip6tables")
-"""The options that switch Docker's own firewall off, whichever it is."""
-
-_NEW = '{\n    "iptables": false,\n    "ip6tables": false\n}\n'
+_NEW = "{\n}\n"
 _BLANK = " \t\r\n"
 _MARK = "\ufeff"  # a byte order mark, which Docker reads over
 
@@ -34,11 +32,14 @@ def options(text: str, name: str) -> dict[str, object]:
     return cast("dict[str, object]", found)
 
 
-def switched_off(text: str) -> str:
-    """The text with Docker's firewall off, given that `options` takes it."""
-    if not text.removeprefix(_MARK).strip():
-        return _NEW
-    return edited(text, dict.fromkeys(OPTIONS, False))
+def switched_off(text: str, which: Collection[str] = FIREWALL) -> str:
+    """The text with Docker's firewall off, given that `options` takes it.
+
+    `which` are the options that are to be in it; those that are not stay as they are.
+    """
+    if not which:
+        return text
+    return edited(_object(text), dict.fromkeys((o for o in FIREWALL if o in which), False))
 
 
 def edited(text: str, values: Mapping[str, object | None]) -> str:
@@ -49,9 +50,20 @@ def edited(text: str, values: Mapping[str, object | None]) -> str:
 
 
 def put_back(text: str, before: str) -> str:
-    """The text with Docker's firewall as it was in `before`, whatever else has changed since."""
+    """The text with Docker's firewall as it was in `before`, whatever else has changed since.
+
+    Where nothing else is left of it, and there was nothing before, it is as it was.
+    """
     old = options(before, "")
-    return edited(text, {key: old.get(key) for key in OPTIONS})
+    found = edited(_object(text), {key: old.get(key) for key in FIREWALL})
+    if not old and not options(found, ""):
+        return before
+    return found if options(found, "") or options(text, "") else text
+
+
+def _object(text: str) -> str:
+    """A text that has an object in it: an empty one says as much."""
+    return text if text.removeprefix(_MARK).strip() else _NEW
 
 
 def difference(before: str, after: str, name: str) -> list[str]:

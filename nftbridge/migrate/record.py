@@ -37,6 +37,7 @@ class Record:
     chains    those chains
     rules     what was in them then; None until they are there
     existed   whether there was a daemon.json; None if it was not written
+    file      its path; None if it was not written
     """
 
     backend: str
@@ -48,6 +49,7 @@ class Record:
     rules: str | None = None
     existed: bool | None = None
     finished: bool = False
+    file: str | None = None
 
     def data(self) -> dict[str, object]:
         """For JSON."""
@@ -61,6 +63,7 @@ class Record:
             "rules": self.rules,
             "existed": self.existed,
             "finished": self.finished,
+            "file": self.file,
         }
 
     @classmethod
@@ -78,6 +81,7 @@ class Record:
                 data["rules"],
                 data["existed"],
                 bool(data["finished"]),
+                data.get("file"),
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             return None

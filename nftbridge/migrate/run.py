@@ -15,6 +15,7 @@ from nftbridge.choice import Target
 from nftbridge.compat.tables import EMPTY, TABLES, Site, Table
 from nftbridge.conntrack.revoked import Revoked
 from nftbridge.docker.host import DaemonOptions, Inspected, host_of
+from nftbridge.docker.process import Started
 from nftbridge.effects import check_forwarding
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, PartlyAppliedError, Problem
@@ -85,7 +86,7 @@ class Wishes:
 class Looked:
     """What was found, and what follows. `rows` is what brings our rules in.
 
-    `words` are nft's for the user's rules, if it is to get them.
+    `words` are nft's for the user's rules, if it is to get them. `started` is how Docker was.
     """
 
     given: Given
@@ -94,9 +95,10 @@ class Looked:
     place: str
     difference: tuple[str, ...]
     words: Mapping[Site, Sequence[str]]
+    started: Started = field(default_factory=Started)
 
     def __bool__(self) -> bool:
-        return bool(self.plan or self.rows or self.difference)
+        return bool(self.plan or self.rows or self.difference or self.started.insisting)
 
 
 class Migration:
@@ -121,8 +123,10 @@ class Migration:
         made = plan(given)
         told = tuple(r for r in imported.remarks if r.where != _OWN_FIREWALL)
         made = replace(made, remarks=(*told, *made.remarks))
+        made = replace(made, remarks=(*made.remarks, *_about_daemon(wishes)))
         difference = tuple(wishes.configuration.difference())
-        if difference and record is None and not (made.adopted or made.out or made.nft):
+        unknown = wishes.configuration.started.root is None
+        if unknown and difference and record is None and not (made.adopted or made.out or made.nft):
             where, message = str(wishes.configuration.path), f"{_OFF_ALREADY} with this file"
             remark = Problem(where, message, "leave --write out then")
             made = replace(made, remarks=(*made.remarks, remark))
@@ -133,7 +137,8 @@ class Migration:
         if made.carried and self._engine.backend == "nftables":
             made = replace(made, problems=(*made.problems, *_misnamed(made)))
             words = for_each(made.carried, listed(_TRIAL, commands(_TRIAL, made.carried)))
-        return Looked(given, made, rows, self._engine.place, difference, words)
+        started = wishes.configuration.started
+        return Looked(given, made, rows, self._engine.place, difference, words, started)
 
     def apply(self, inspected: Inspected, wishes: Wishes, warn: Warn) -> Looked:
         """Migrate; returns what there was to do. Raises `InputError` for what forbids it."""
@@ -178,6 +183,7 @@ class Migration:
             nft={**record.nft, **given.found.nft},
             finished=False,
             existed=old.existed if old else None,
+            file=old.file if old else None,
         )
         if made.carried:
             number = sum(1 for one in made.carried for _ in one.rules())
@@ -275,7 +281,7 @@ class Migration:
     def _switch_off(self, record: Record | None, configuration: Configuration) -> Record | None:
         existed = configuration.text() is not None
         if record is not None and record.existed is None:
-            record = replace(record, existed=existed)
+            record = replace(record, existed=existed, file=str(configuration.path.absolute()))
             self._store.keep(record)
         configuration.switch_off()
         return record
@@ -288,14 +294,23 @@ def _misnamed(made: Plan) -> Iterator[Problem]:
         yield Problem(f"chain {name}", message, f"rename it, e.g. iptables -E {name} my-{name}")
 
 
+def _about_daemon(wishes: Wishes) -> Iterator[Problem]:
+    """What the daemon's command line has to do with its file."""
+    yield from wishes.configuration.elsewhere()
+    if not wishes.write:
+        yield from wishes.configuration.insisting()
+
+
 def _daemon_options(
     wishes: Wishes, text: str, found: Found, record: Record | None
 ) -> DaemonOptions:
-    """What the daemon was started with: as the user says, as its file says, as its rules show.
+    """What the daemon was started with, as its rules show where nothing says it.
 
-    When these are gone it is as it was while they were there.
+    What the user says comes first, then its command line, then its file. When its rules are gone it
+    is as it was while they were there.
     """
-    said = options(text, str(wishes.configuration.path))
+    configuration = wishes.configuration
+    said = {**options(text, str(configuration.path)), **configuration.started.flags}
     then = DaemonOptions()
     if record is not None:
         host = config.host_from_data(record.host)

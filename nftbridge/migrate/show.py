@@ -60,8 +60,15 @@ def _end(looked: Looked, *, done: bool) -> Iterator[str]:
 
 def afterwards(looked: Looked, *, written: bool) -> Iterator[str]:
     """What is left to the user when it is done."""
+    if looked.started.off:
+        yield f"nobody but nftbridge opens ports now: keep {_watching(looked.given.host)}"
+        return
     restart = "which ends all containers unless its configuration says live-restore"
-    if not looked.difference:
+    insisting = " and ".join(f"--{option}=false" for option in looked.started.insisting)
+    if insisting:
+        write = "" if not looked.difference or written else ", and --write to the rest,"
+        yield f"start Docker with {insisting}, e.g. by `systemctl edit docker`{write} {restart}"
+    elif not looked.difference:
         yield f"restart Docker if it still runs with its firewall on, {restart}"
     elif written:
         yield f"restart Docker, {restart}"
@@ -197,6 +204,7 @@ def undone(result: Undone) -> Iterator[str]:
     if not result.on_record:
         yield "no rules were on record (they end with a reboot): `nftbridge remove` takes ours out"
     if result.still_off:
-        yield "next: take iptables and ip6tables out of daemon.json, and restart Docker"
+        where = "out of daemon.json, or off Docker's command line"
+        yield f"next: take iptables and ip6tables {where}, and restart Docker"
     elif result.daemon_json:
         yield "next: restart Docker, which makes its rules anew"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from nftbridge import config
 from nftbridge.accepts import Accepts
@@ -38,7 +39,8 @@ class Undone:
 
     `kept` is what of the user's was left in our table. Of what he has deleted there since it was
     carried over, `left_out` has not come back, and `again` has. Not `on_record`: there were no
-    rules to put back, after a reboot. `still_off`: daemon.json forbids Docker its firewall.
+    rules to put back, after a reboot. `still_off`: daemon.json forbids Docker its firewall, or what
+    is on its command line does.
     """
 
     sites: tuple[str, ...]
@@ -72,10 +74,13 @@ class Undoing:
             self._check_users(record)
             lost = self._deleted(record)
             self._store.keep(replace(record, finished=False))  # whoever migrates now goes on
+            if record.file is not None and not self._configuration.named:
+                self._configuration = replace(self._configuration, path=Path(record.file))
+            # before what may be refused: a restart of Docker, with its firewall, is what helps then
             back = self._configuration.put_back(existed=record.existed)
             found = self._rules.found()
             shared = record.backend in VARIANTS
-            self._check_fitting(record, found, told, shared=shared)
+            self._check_fitting(record, found, told, shared=shared, back=back)
             record = _less(record, lost)
             sites = [*self._bring_back(record, found, shared=shared)]
             Accepts(self._target).take_out()
@@ -92,7 +97,8 @@ class Undoing:
             return Undone((), daemon_json=True, on_record=False)
         hint = "`nftbridge remove` takes out what is ours; a restart of Docker makes its rules anew"
         if not self._configuration.difference():
-            hint = f"take iptables and ip6tables out of {self._configuration.path}; {hint}"
+            place = f"{self._configuration.path}, or off Docker's command line"
+            hint = f"take iptables and ip6tables out of {place}; {hint}"
         raise InputError((Problem("--undo", "no migration is on record", hint),))
 
     def _check_users(self, record: Record) -> None:
@@ -116,9 +122,12 @@ class Undoing:
         return deleted(saved, json.loads(record.rules), self._rules.users(record.chains))
 
     def _check_fitting(
-        self, record: Record, found: Found, told: Inspected | None, *, shared: bool
+        self, record: Record, found: Found, told: Inspected | None, *, shared: bool, back: bool
     ) -> None:
-        """Raise `InputError` if saved rules would have to come back that no longer fit."""
+        """Raise `InputError` if saved rules would have to come back that no longer fit.
+
+        `back` is whether daemon.json has come back by now.
+        """
         if told is None:
             now = state_of(self._target).applied()
         else:
@@ -133,6 +142,8 @@ class Undoing:
             steps = "stop Docker; `nftbridge remove`; start Docker"
         else:
             steps = "restart Docker, which makes its rules anew, and run this again"
+        if back:
+            message = f"{message}; {self._configuration.path} was put back, and nothing else"
         hint = f"see that {self._configuration.path} lets it have its firewall; {steps}"
         raise InputError((Problem("--undo", message, hint),))
 

@@ -17,7 +17,8 @@ from nftbridge.lab.namespaces import DIRECTORY
 from nftbridge.model import Family
 from tests.kernel import docker_site
 from tests.kernel.debian import NotAvailable
-from tests.kernel.migrate_site import BLOCKED, RULE, TABLES, Site, Traffic, expected, site
+from tests.kernel.docker_daemon import Daemon
+from tests.kernel.migrate_site import BLOCKED, RULE, TABLES, Site, Traffic, expected, site, steady
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
 
@@ -298,3 +299,85 @@ def _undo(place: Site, traffic: Traffic) -> None:
     record = place.folder.glob("state/*/*/migration.json")
     if any(record):
         traffic.change(lambda: place.migrate("--undo"))
+
+
+# --- what the daemon was started with -------------------------------------------------------------
+
+
+def asked(docker: Daemon, folder: Path, *words: str, status: int = 0) -> str:
+    """What the command says of that daemon, on either stream."""
+    place = docker_site.Site(docker, folder).place()
+    command = [sys.executable, "-m", "nftbridge", "migrate", "docker", *words, *place]
+    command.append(f"--docker={docker.socket}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def is_valid(docker: Daemon, *options: str) -> bool:
+    """Whether such a dockerd would start, beside the one that runs."""
+    place = ["nsenter", f"--target={docker.pid}", "--mount", "--root"]
+    words = [*place, "/usr/sbin/dockerd", "--validate", *options]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+FIREWALL_OFF = ("--iptables=false", "--ip6tables=false")
+
+
+@pytest.mark.parametrize("release", ["28.5", "20.10"])
+def test_a_firewall_that_is_off_on_the_command_line(tmp_path: Path, release: str) -> None:
+    with docker_site.engine(release, "--userland-proxy=false") as docker:
+        written = docker.socket.with_name("daemon.json")
+        docker.network("front", "172.20.0.0/16")
+        docker.run("web", "front", {"80/tcp": ["18361"]})
+        file = f"--daemon-json={written}"
+        assert "daemon.json, not without --write" not in asked(docker, tmp_path, file, status=2)
+        said = asked(docker, tmp_path, "--apply", "--write", file)
+        assert "next: nobody but nftbridge opens ports now: keep" in said
+        assert "restart" not in said
+        assert "with userland_proxy = false under [host]" in said
+        assert not written.exists()
+        assert "nothing to do" in asked(docker, tmp_path, file)
+        if release == "20.10":
+            return  # it cannot be asked whether it would start
+        written.write_text('{"iptables": false, "ip6tables": false}')
+        config = "--config-file=/daemon/daemon.json"
+        assert is_valid(docker, config)
+        assert not is_valid(docker, config, *FIREWALL_OFF)
+
+
+def test_one_of_both_is_on_the_command_line(tmp_path: Path) -> None:
+    """--write leaves that one out, and dockerd starts with what it has written."""
+    with docker_site.engine("28.5", "--iptables=false", firewall=True) as docker:
+        written = docker.socket.with_name("daemon.json")
+        written.write_text('{"debug": true}')
+        docker.halt()
+        docker.start("--config-file=/daemon/daemon.json")
+        said = asked(docker, tmp_path, "--apply", "--write", status=1)
+        assert "Docker reads /daemon/daemon.json, where that is in its mount namespace" in said
+        file = f"--daemon-json={written}"
+        said = asked(docker, tmp_path, "--apply", "--write", file)
+        assert "Docker reads" not in said
+        assert "next: restart Docker" in said
+        assert written.read_text() == '{"debug": true,"ip6tables": false}'
+        docker.halt()
+        docker.start("--config-file=/daemon/daemon.json")
+        asked(docker, tmp_path, "--undo", file)
+        assert written.read_text() == '{"debug": true}'
+
+
+def test_no_file_switches_off_what_is_on_on_the_command_line(tmp_path: Path) -> None:
+    with docker_site.engine("28.5", "--iptables", firewall=True) as docker:
+        docker.network("front", "172.20.0.0/16")
+        before = docker.rules(Family.IPV4)
+        written = docker.socket.with_name("daemon.json")
+        file = f"--daemon-json={written}"
+        said = asked(docker, tmp_path, "--apply", "--write", file, status=1)
+        assert "--iptables: is on Docker's command line: it would not start with it in" in said
+        assert steady(docker.rules(Family.IPV4)) == steady(before)
+        assert not written.exists()
+        said = asked(docker, tmp_path, "--apply", file)
+        assert "next: start Docker with --iptables=false, e.g. by `systemctl edit docker`" in said
+        assert "DOCKER" not in docker.rules(Family.IPV4)
+        asked(docker, tmp_path, "--undo", file)
+        assert steady(docker.rules(Family.IPV4)) == steady(before)

@@ -545,13 +545,28 @@ def test_rules_of_then_are_not_put_back_for_the_containers_of_now(place: Place) 
     after = place.saved()
     place.tell([inspect.container("other", {"99/tcp": inspect.bound("0.0.0.0 9999")})])
     place.migrate("--apply")
-    assert "restart Docker, which makes its rules anew" in place.migrate("--undo", status=1)
+    said = place.migrate("--undo", status=1)
+    assert "restart Docker, which makes its rules anew" in said
+    assert "was put back" not in said
     assert place.saved() == after
     place.load(NEW.replace("8080", "9999"))  # as Docker does
     now = place.saved()
     place.migrate("--undo")
     assert place.saved() == now
     assert "nftbridge" not in nft(place.namespace, "list", "tables")
+
+
+def test_a_refused_undo_says_that_daemon_json_is_back(place: Place) -> None:
+    """So that the restart of Docker that it asks for makes rules."""
+    place.load(NEW)
+    place.daemon_json.write_text(OPTIONS)
+    place.migrate("--apply", "--write")
+    place.tell([inspect.container("other", {"99/tcp": inspect.bound("0.0.0.0 9999")})])
+    place.migrate("--apply")
+    said = place.migrate("--undo", status=1)
+    assert f"{place.daemon_json} was put back, and nothing else" in said
+    assert place.daemon_json.read_text() == OPTIONS
+    assert "was put back" not in place.migrate("--undo", status=1)
 
 
 def test_dockers_rules_that_come_back_go_again(place: Place) -> None:
