@@ -13,7 +13,6 @@ from nftbridge.errors import InputError, Problem, UnavailableError
 if TYPE_CHECKING:  # imported only by the functions that need them
     from nftbridge.docker.host import Inspected
     from nftbridge.docker.source import Named
-    from nftbridge.migrate.configuration import Configuration
 
 
 def migrate(options: Namespace) -> int:
@@ -27,10 +26,10 @@ def migrate(options: Namespace) -> int:
 
     _check(options)
     named = Named(options.docker, options.folder, options.networks, options.containers)
-    configuration = Configuration.chosen(options.daemon_json, started(named, os.environ))
     if options.undo:
-        return _undo(options, configuration, named)
+        return _undo(options, named)
     inspected, _ = gathered(named, os.environ)
+    configuration = Configuration.chosen(options.daemon_json, started(named, os.environ))
     daemon = DaemonOptions(options.userland_proxy, options.allow_direct_routing)
     wishes = Wishes(Policy(options.forward_policy), configuration, daemon, options.write)
     migration = Migration(target(options), wanted(options))
@@ -61,11 +60,15 @@ def _check(options: Namespace) -> None:
         raise InputError((Problem("--write", message, "give --apply, too"),))
 
 
-def _undo(options: Namespace, configuration: Configuration, named: Named) -> int:
+def _undo(options: Namespace, named: Named) -> int:
+    from nftbridge.docker.source import started
     from nftbridge.migrate import show
+    from nftbridge.migrate.configuration import Configuration
     from nftbridge.migrate.undo import Undoing
 
-    done = Undoing(target(options), configuration).run(_told(named))
+    told = _told(named)
+    configuration = Configuration.chosen(options.daemon_json, started(named, os.environ))
+    done = Undoing(target(options), configuration).run(told)
     if options.json:
         print_json(asdict(done))
     else:

@@ -611,6 +611,19 @@ def test_what_others_changed_in_daemon_json_since_stays(place: Place) -> None:
     assert place.daemon_json.read_text() == OPTIONS.replace("10m", "20m")
 
 
+def test_undo_knows_which_daemon_json_was_written(place: Place) -> None:
+    """Docker, whose command line had named it, may be gone by then."""
+    place.load(NEW)
+    place.daemon_json.write_text(OPTIONS)
+    place.migrate("--apply", "--write")
+    where = ("--netns", place.namespace, "--state-dir", str(place.folder / "state"))
+    nobody = ("--docker", str(place.folder / "docker.sock"))
+    assert main(["migrate", "docker", "--undo", *where, *nobody]) == 5
+    assert place.daemon_json.read_text() != OPTIONS
+    assert main(["migrate", "docker", "--undo", *where, "--from", str(place.folder)]) == 0
+    assert place.daemon_json.read_text() == OPTIONS
+
+
 def test_a_daemon_json_that_was_not_there_goes(place: Place) -> None:
     place.load(NEW)
     place.migrate("--apply", "--write")
