@@ -34,18 +34,22 @@ class Action(Enum):
     CREATE = "create"
     CONNECT = "connect"
     DISCONNECT = "disconnect"
-    REMOVE = "remove"  # of swarm's networks
+    REMOVE = "remove"  # of swarm's networks, and of its nodes
+    UPDATE = "update"  # of swarm's nodes
 
 
-_TYPES = {"container": Kind.CONTAINER, "network": Kind.NETWORK}
+_TYPES = {"container": Kind.CONTAINER, "network": Kind.NETWORK, "node": None}
 _NAMES = frozenset(action.value for action in Action)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the stream; `container` is that of which a network tells."""
+    """One line of the stream; `container` is that of which a network tells.
 
-    kind: Kind
+    `kind` is None where it is about a node of a swarm, of which nothing is asked.
+    """
+
+    kind: Kind | None
     action: Action
     identity: str
     container: str = ""
@@ -69,9 +73,9 @@ def event_of(line: bytes) -> Event | None:
     except (ValueError, RecursionError):
         shown = quoted(line.decode(errors="replace"))
         raise InputError((Problem("Docker's event", f"{shown} is not JSON"),)) from None
-    kind, name = _TYPES.get(said["Type"].text()), said["Action"].text()
-    if kind is None or name not in _NAMES:
+    what, name = said["Type"].text(), said["Action"].text()
+    if what not in _TYPES or name not in _NAMES:
         return None
     actor = said["Actor"]
     container = actor["Attributes"]["container"].text()
-    return Event(kind, Action(name), actor["ID"].required(), container)
+    return Event(_TYPES[what], Action(name), actor["ID"].required(), container)

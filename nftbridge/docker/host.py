@@ -60,6 +60,14 @@ def joined(own: Host, inspected: Inspected) -> Import:
     return Import(replace(own, networks=networks), (*_about_swarm(inspected.info), *remarks))
 
 
+def in_swarm(info: Item) -> bool:
+    """Whether ``GET /info`` says that the Engine is a node of a swarm, or about to become one.
+
+    Of all that it says, this alone counts for `joined`.
+    """
+    return info["Swarm"]["LocalNodeState"].text("inactive") != "inactive"
+
+
 def clashes(own: Host, inspected: Inspected) -> tuple[Problem, ...]:
     """What in `own` does not go together with what Docker has: names, bridges, subnets, ports."""
     theirs, _ = _networks_of(inspected, ())
@@ -262,7 +270,7 @@ def _about_engine(info: Item) -> Iterator[Problem]:
 
 
 def _about_swarm(info: Item) -> Iterator[Problem]:
-    if info["Swarm"]["LocalNodeState"].text("inactive") != "inactive":
+    if in_swarm(info):
         message = "is in use: ports of services and traffic between nodes are left out"
         yield Problem("swarm", message, "leave Docker's own firewall on")
 

@@ -3,22 +3,28 @@
 Three things come in: listings, events, and answers about single containers and networks. What is
 gone goes at once, on the word of an event or a listing alone; what is there has to be inspected.
 An answer counts only if nothing has happened to its subject since the question.
+
+Of swarm's own end points Docker tells nothing, nor of the end of a swarm: while there is one, or
+end points that belong to no container, somebody has to look again now and then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 from nftbridge.docker.containers import InspectedContainer, container_of
 from nftbridge.docker.events import Action, Event, Kind
-from nftbridge.docker.host import Inspected
+from nftbridge.docker.host import Inspected, in_swarm
 from nftbridge.docker.item import Item
 from nftbridge.docker.networks import ID_SHOWN, InspectedNetwork, network_of
 from nftbridge.errors import InputError, Problem
 
 _NOTHING = Item(None, "Docker's answer to GET /info")
+
+_GATEWAY = "docker_gwbridge"
+"""The network that swarm reaches the host by; its name is fixed in Docker."""
 
 
 class Question(NamedTuple):
@@ -48,7 +54,7 @@ class Ledger:
         self._open: dict[str, Question] = {}  # by ID; those to be asked, and those that were
         self._waiting: dict[Question, None] = {}
         self._to_list = set(Kind)
-        self._surprised = False  # by a network that nobody has told of
+        self._surprised = False  # by a network that nobody has told of, or by swarm
 
     @property
     def complete(self) -> bool:
@@ -85,9 +91,14 @@ class Ledger:
         self._to_list = set(Kind)
         self._surprised = False
 
-    def set_info(self, info: Item) -> None:
-        """What ``GET /info`` said."""
+    def set_info(self, info: Item) -> bool:
+        """What ``GET /info`` said; returns whether that is news.
+
+        Its numbers and times are not: they are other ones each time.
+        """
+        news = in_swarm(info) != in_swarm(self._info)
         self._info = info
+        return news
 
     def listed(self, kind: Kind, identities: Iterable[str]) -> bool:
         """These are there, and no others; returns whether anything is gone."""
@@ -100,23 +111,36 @@ class Ledger:
         return any(gone)
 
     def surprised(self) -> bool:
-        """Whether networks are to be listed, for `seen`; not a second time for the same surprise.
+        """Whether to look for what nobody has told of; not a second time for the same surprise.
 
         Docker does not tell that it makes docker_gwbridge for swarm, only what comes after that.
         """
         surprised, self._surprised = self._surprised, False
         return surprised
 
+    def untold(self) -> bool:
+        """Whether something may change of which no event tells."""
+        return not self._to_list and (in_swarm(self._info) or any(self._with_strangers()))
+
+    def doubt(self) -> None:
+        """Networks whose end points may have changed without a word shall be asked about again."""
+        gateways = [i for i, network in self._networks.items() if network.name == _GATEWAY]
+        self._want_unless_asked([*gateways, *self._with_strangers()])
+
     def seen(self, networks: Iterable[str]) -> None:
-        """These are there, too; what is gone of the others, events tell."""
-        for identity in networks:
+        """These are listed now; others that are known may be newer than that, or be gone."""
+        found = set(networks)
+        for identity in found:
             if self._is_news(identity):
                 self._want(Kind.NETWORK, identity)
+        self._want_unless_asked(self._networks.keys() - found)
 
     def happened(self, event: Event) -> bool:
         """What an event tells; returns whether anything is gone."""
         match event:
-            case Event(kind, Action.DIE | Action.DESTROY | Action.REMOVE, identity):
+            case Event(None):
+                self._surprised = True
+            case Event(Kind() as kind, Action.DIE | Action.DESTROY | Action.REMOVE, identity):
                 return self._drop(kind, identity)
             case Event(Kind.NETWORK, Action.DISCONNECT, network, container):
                 self._want_if_known(container)
@@ -184,18 +208,31 @@ class Ledger:
             self._networks[identity] = network
             return changed
         container = container_of(answer)
+        left = False
         if not container.endpoints and not container.remarks:
             # it may not run any more, and networks that were asked before may tell of it
-            self._leave_all(identity)
+            left = self._leave_all(identity)
         changed = self._containers.get(identity) != container
         self._containers[identity] = container
-        return changed
+        return changed or left
 
     def _want(self, kind: Kind, identity: str) -> None:
         self._forget_questions(identity)
         self._serial += 1
         question = self._open[identity] = Question(kind, identity, self._serial)
         self._waiting[question] = None
+
+    def _want_unless_asked(self, networks: Iterable[str]) -> None:
+        """A slow answer is waited for, since it is asked again later anyway."""
+        for identity in networks:
+            if identity not in self._open:
+                self._want(Kind.NETWORK, identity)
+
+    def _with_strangers(self) -> Iterator[str]:
+        """Networks with end points of no container that is known or asked about."""
+        for identity, network in self._networks.items():
+            if any(i not in self._containers and i not in self._open for i in network.members):
+                yield identity
 
     def _is_news(self, network: str) -> bool:
         known = (self._networks, self._open, self._unread)

@@ -4,6 +4,9 @@ It listens first and asks then, so that nothing is lost in between. When the con
 what is known stays until the Engine has been listed anew; in the meantime it is looked for ever
 more rarely, and at once when its socket is made. An Engine that ends takes its socket away first
 and still tells of its containers' ends: it is listened to until it hangs up.
+
+Of a swarm it does not tell all. While there is one, or an end point that is no container's, it is
+asked every few seconds what has become of that; where there is none, nothing is polled.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ systemd may hold its socket before it is started, and start it only after us.
 
 _FIRST_RETRY, _LAST_RETRY = 0.05, 10.0
 _RETRY_ONE = 5.0
+_LOOK_AGAIN = 5.0
 _TOO_MANY = 1000
 """Events at once after which some may have been lost: Docker keeps no more for who reads slowly."""
 
@@ -87,6 +91,7 @@ class Docker:
         self._retry_refused_at: float | None = None
         self._silent_at: float | None = None
         self._seek_at: float | None = None
+        self._whole = False
         self._news = News()
         self._fresh: set[str] = set()
 
@@ -113,15 +118,12 @@ class Docker:
     def progress(self) -> News:
         """Take in what there is; does not wait."""
         self._news, now = News(), time.monotonic()
-        complete = self.ledger.complete
         try:
             self._take_in(now)
+            self._sum_up(now)
             self._ask_more(now)
         except (UnavailableError, InputError) as error:
             self._lose(str(error), now)
-        if self.ledger.complete and not complete:
-            self._delay = 0.0
-            self._news.changed = True
         return self._news
 
     def fresh(self) -> dict[str, str]:
@@ -150,6 +152,15 @@ class Docker:
         if self._silent_at is not None and self._silent_at <= now:
             self._silent_at = None
             self._news.away = True
+
+    def _sum_up(self, now: float) -> None:
+        """Whether that was all of a listing, and whether there is more than is told."""
+        if self.ledger.complete and not self._whole:
+            self._whole = True
+            self._delay = 0.0
+            self._news.changed = True
+        if self._news.changed and self._seek_at is None and self.ledger.untold():
+            self._seek_at = now + _LOOK_AGAIN
 
     def _read(self, exchange: Exchange, now: float) -> None:
         if exchange is self._events:
@@ -216,7 +227,7 @@ class Docker:
     def _list(self, now: float) -> None:
         self._away = False
         self._log.say(Level.INFO, "docker", state="listening", engine=self._name)
-        self._ask(f"{self._prefix}/info", lambda e: self.ledger.set_info(_answer(e)), now)
+        self._ask(f"{self._prefix}/info", self._take_info, now)
         for kind in Kind:
             self._ask(f"{self._prefix}{kind.listing}", self._taker(kind), now)
 
@@ -227,22 +238,35 @@ class Docker:
 
         return take
 
+    def _take_info(self, exchange: Exchange) -> None:
+        self._news.changed |= self.ledger.set_info(_answer(exchange))
+
     def _ask_more(self, now: float) -> None:
         if self._away:
             return
-        if self.ledger.surprised():
-            self._seek(now)
-            self._seek_at = now + _RETRY_ONE  # what comes without a word may come after that
-        if self._seek_at is not None and self._seek_at <= now:
+        surprised, due = self.ledger.surprised(), self._seek_at is not None and self._seek_at <= now
+        if due:
             self._seek_at = None
+        if surprised or due:
+            # what comes without a word may come after that, and what goes may take its time
+            again = surprised or self.ledger.untold()
+            self._seek_at = now + _LOOK_AGAIN if again else None
             self._seek(now)
         for question in self.ledger.to_ask(max(0, _AT_ONCE - len(self._asked))):
             self._ask_about(question, now)
 
     def _seek(self, now: float) -> None:
-        """Look for networks of which nobody has told."""
-        what = f"{self._prefix}{Kind.NETWORK.listing}"
-        self._ask(what, lambda e: self.ledger.seen(_identities(e)), now)
+        """Look for what nobody has told of: networks, end points, the beginning or end of a swarm.
+
+        Not while Docker has still to answer the same question.
+        """
+        underway = {exchange.what for exchange in self._asked}
+        networks, info = f"{self._prefix}{Kind.NETWORK.listing}", f"{self._prefix}/info"
+        if networks not in underway:
+            self._ask(networks, lambda e: self.ledger.seen(_identities(e)), now)
+        if info not in underway:
+            self._ask(info, self._take_info, now)
+        self.ledger.doubt()
 
     def _ask_about(self, question: Question, now: float) -> None:
         def take(exchange: Exchange) -> None:
@@ -283,6 +307,7 @@ class Docker:
             self._log.say(Level.WARNING, "docker", state="away", text=reason, kept=kept)
         self._news.away = self._away = True
         self._silent_at = self._seek_at = None
+        self._whole = False
         self._ask_no_more()
         if self._events is not None and self._events.status is None:
             self._listen_no_more()

@@ -18,6 +18,7 @@ from nftbridge.model import Family
 from nftbridge.watch.units import made_for_docker
 from tests.kernel.docker_daemon import HOST, OUTSIDE, Daemon, http, udp, udp_server
 from tests.kernel.docker_site import WITHOUT_PROXY, Site, engine, finds, gets, run
+from tests.kernel.watching import Watch
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
 
@@ -131,17 +132,32 @@ def test_networks_come_and_go(site: Site) -> None:
 
 
 def test_swarm_s_bridge_of_which_docker_does_not_tell(site: Site) -> None:
-    """docker_gwbridge is made without an event, before others of swarm's networks."""
+    """docker_gwbridge is made without an event, and so is its end point; the end is not told."""
+    docker = site.docker
     with site.watching() as watch:
         assert "docker_gwbridge" not in site.rows()
-        site.docker.post("/swarm/init", {"ListenAddr": "127.0.0.1", "AdvertiseAddr": "127.0.0.1"})
         try:
-            watch.wait_for(lambda: "docker_gwbridge" in site.rows())
-            site.check_settled()
+            for times in (1, 2):
+                docker.post(
+                    "/swarm/init", {"ListenAddr": "0.0.0.0:2377", "AdvertiseAddr": HOST[V4]}
+                )
+                watch.wait_for(lambda: "gateway_ingress-sbox" in site.status())
+                assert "docker_gwbridge" in site.rows()
+                watch.wait_for(lambda: swarms(watch) == times)  # noqa: B023 - called here
+                site.check_settled()
+                docker.post("/swarm/leave?force=1")
+                watch.wait_for(lambda: "gateway_ingress-sbox" not in site.status())
+                site.check_settled()
         finally:
-            site.docker.post("/swarm/leave?force=1")
-            site.docker.remove_network("docker_gwbridge")
+            with suppress(RuntimeError):
+                docker.post("/swarm/leave?force=1")
+            docker.remove_network("docker_gwbridge")
         watch.wait_for(lambda: "docker_gwbridge" not in site.rows())
+
+
+def swarms(watch: Watch) -> int:
+    """How often it was said that there is one."""
+    return sum("swarm: is in use" in line.get("text", "") for line in watch.lines)
 
 
 def test_a_network_whose_containers_are_apart(site: Site) -> None:

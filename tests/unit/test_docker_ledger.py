@@ -139,6 +139,103 @@ def test_a_network_that_nobody_has_told_of(action: Action) -> None:
     assert not ledger.surprised(), "all are listed anyway"
 
 
+GATEWAY = "gwbridge-id-0123456789abcdef"
+BOX = {"ingress-sbox": {"Name": "gateway_ingress-sbox", "IPv4Address": "172.18.0.2/16"}}
+
+
+def gateway(**members: Any) -> dict[str, Any]:
+    """Swarm's bridge with these end points."""
+    subnet = {"Config": [{"Subnet": "172.18.0.0/16"}]}
+    return network("docker_gwbridge", Id=GATEWAY, IPAM=subnet, Containers=members)
+
+
+def in_swarm(state: str = "active", **numbers: int) -> Item:
+    return Item({"Swarm": {"LocalNodeState": state}} | numbers, "info")
+
+
+def asked_again(ledger: Ledger) -> set[str]:
+    """The networks that are asked about when one has doubts."""
+    ledger.doubt()
+    return {question.identity for question in ledger.to_ask(9)}
+
+
+def test_swarm_s_end_points_are_asked_about_as_long_as_there_are_any() -> None:
+    ledger = filled()
+    assert not ledger.untold()
+    assert asked_again(ledger) == set(), "it costs nothing without a swarm"
+    ledger.seen([FRONT, GATEWAY])
+    assert answer(ledger, gwbridge=gateway(**BOX)) == [True]
+    assert ledger.untold(), "nobody tells of it"
+    assert joined(Host(), ledger.inspected()).host.networks[0].containers != ()
+    ledger.doubt()
+    assert answer(ledger, gwbridge=gateway(**BOX)) == [False], "no news"
+    ledger.doubt()
+    assert answer(ledger, gwbridge=gateway()) == [True]
+    assert not ledger.untold()
+    assert joined(Host(), ledger.inspected()).host.networks[0].containers == ()
+    assert asked_again(ledger) == {GATEWAY}, "it may have one again"
+    assert asked_again(ledger) == set(), "it has not answered yet"
+
+
+def test_an_end_point_of_a_container_that_is_asked_about_is_no_reason_to_doubt() -> None:
+    ledger = Ledger()
+    ledger.listed(Kind.NETWORK, [FRONT])
+    answer(ledger, front=network(Containers={"web-id": MEMBER}))
+    assert not ledger.untold(), "the containers are not listed yet"
+    ledger.listed(Kind.CONTAINER, ["web-id"])
+    assert not ledger.untold()
+    (question,) = ledger.to_ask(9)
+    assert not ledger.untold()
+    assert ledger.refused(question, "it sleeps")
+    assert ledger.untold(), "nobody has told whose it is"
+    assert asked_again(ledger) == {FRONT}
+
+
+def test_of_what_the_engine_says_of_itself_only_a_swarm_is_news() -> None:
+    ledger = filled()
+    assert not ledger.set_info(Item({"Containers": 1}, "info"))
+    assert not ledger.set_info(in_swarm("inactive", Containers=2))
+    assert not ledger.untold()
+    assert ledger.set_info(in_swarm(Containers=2))
+    assert ledger.untold()
+    assert "swarm" in str(joined(Host(), ledger.inspected()).remarks)
+    assert not ledger.set_info(in_swarm(Containers=3))
+    assert not ledger.set_info(in_swarm("error"))
+    assert ledger.set_info(in_swarm("inactive"))
+    assert not ledger.untold()
+    with pytest.raises(InputError):
+        ledger.set_info(Item({"Swarm": 7}, "info"))
+    assert not ledger.untold(), "what was known stays"
+
+
+def test_a_node_of_a_swarm_is_a_surprise() -> None:
+    ledger = filled()
+    ledger.happened(Event(None, Action.UPDATE, "node-id"))
+    assert ledger.surprised()
+    ledger.happened(Event(Kind.CONTAINER, Action.UPDATE, "web-id"))
+    assert not ledger.surprised()
+
+
+def test_a_network_that_is_listed_no_more_is_asked_about() -> None:
+    """It may be newer than the list, or have gone with its swarm, of which nobody tells."""
+    ledger = filled()
+    ledger.seen([])
+    assert host(ledger).networks != ()
+    assert answer(ledger) == [True], "null: it is gone"
+    assert host(ledger).networks == ()
+
+
+def test_what_only_a_network_knows_of_a_container_that_runs_no_more_is_news() -> None:
+    ledger = Ledger()
+    ledger.listed(Kind.CONTAINER, ["web-id"])
+    ledger.listed(Kind.NETWORK, [FRONT])
+    ended = WEB | {"State": {"Running": False}}
+    answer(ledger, web=ended, front=network(Containers={"web-id": MEMBER}))
+    ledger.happened(Event(Kind.CONTAINER, Action.RENAME, "web-id"))
+    assert answer(ledger, web=ended) == [True]
+    assert ledger.inspected().networks[0].members == {}
+
+
 def test_a_new_listing_drops_what_is_not_in_it_and_keeps_the_rest_until_told() -> None:
     ledger = filled()
     ledger.happened(Event(Kind.CONTAINER, Action.START, "late-id"))
@@ -204,6 +301,8 @@ def test_the_events_that_are_told() -> None:
     assert event_of(line) == Event(Kind.NETWORK, Action.CONNECT, "n", "c")
     assert event_of(b'{"Type": "container", "Action": "exec_start: sh"}') is None
     assert event_of(b'{"Type": "image", "Action": "create"}') is None
+    node = b'{"Type": "node", "Action": "update", "Actor": {"ID": "o"}}'
+    assert event_of(node) == Event(None, Action.UPDATE, "o")
     assert path(1.5).startswith("/events?since=1.500000000&filters=%7B%22type%22")
 
 

@@ -135,6 +135,11 @@ class Watched:
             self.absent += news.away
             time.sleep(0.001)
 
+    def settle(self, seconds: float) -> None:
+        """Go on for a while."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end)
+
     def ready(self) -> None:
         self.until(lambda: self.docker.ledger.complete)
 
@@ -189,8 +194,83 @@ def test_networks_are_listed_once_more_where_one_has_come_without_a_word(
     engine.says({"Type": "network", "Action": "create", "Actor": {"ID": "told-id"}})
     watched.until(lambda: len(watched.docker.ledger.inspected().networks) == 3)
     asked = [what.removeprefix("/v1.51") for what in engine.asked]
-    assert (asked.count("/networks"), asked.count("/info")) == (2, 1)
+    assert (asked.count("/networks"), asked.count("/info")) == (2, 2)
     assert asked.count(f"/networks/{FRONT}") == 1, "it was known"
+
+
+SWARM = {"Swarm": {"LocalNodeState": "active"}}
+GATEWAY = "gateway-id"
+BOX = {"ingress-sbox": {"Name": "gateway_ingress-sbox", "IPv4Address": "172.18.0.2/16"}}
+
+
+def gateway(engine: Engine, members: object) -> None:
+    """Swarm's bridge is there, with these end points."""
+    subnet = {"Config": [{"Subnet": "172.18.0.0/16"}]}
+    made = network("docker_gwbridge", Id=GATEWAY, IPAM=subnet, Containers=members)
+    engine.answers[f"/v1.51/networks/{GATEWAY}"] = made
+    engine.answers["/v1.51/networks"] = [{"Id": FRONT}, {"Id": GATEWAY}]
+
+
+def test_a_swarm_that_begins_and_ends(
+    engine: Engine, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the beginning a node's event tells, of the rest nothing."""
+    monkeypatch.setattr(docker, "_LOOK_AGAIN", 0.05)
+    watched.ready()
+    gateway(engine, {})
+    engine.answers["/v1.51/info"] = SWARM
+    engine.says({"Type": "node", "Action": "update", "Actor": {"ID": "node-id"}})
+    watched.until(watched.docker.ledger.untold)
+    watched.ready()
+    gateway(engine, BOX)
+    watched.until(lambda: watched.names() == ["gateway_ingress-sbox"])
+    changed, asked = watched.changed, len(engine.asked)
+    watched.until(lambda: len(engine.asked) > asked + 9)
+    assert watched.changed == changed, "the same again is no news"
+    gateway(engine, {})
+    engine.answers["/v1.51/info"] = {}
+    watched.until(lambda: watched.names() == [] and not watched.docker.ledger.untold())
+    watched.until(lambda: watched.docker.due() is None)
+    assert watched.changed > changed
+    engine.says({"Type": "image"})
+    asked = len(engine.asked)
+    watched.settle(0.2)
+    assert len(engine.asked) == asked, "nothing is polled any more"
+
+
+def test_without_a_swarm_nothing_is_polled(
+    engine: Engine, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker, "_LOOK_AGAIN", 0.05)
+    engine.runs("web")
+    member = {"web-id": {"Name": "web", "IPv4Address": "172.20.0.2/16"}}
+    engine.answers[f"/v1.51/networks/{FRONT}"] = network(Containers=member)
+    watched.ready()
+    for _ in range(2):
+        asked = len(engine.asked)
+        watched.settle(0.2)
+        assert watched.docker.due() is None
+        assert len(engine.asked) == asked
+        changed = watched.changed
+        engine.tells("start", "web")
+        watched.until(lambda: len(engine.asked) > asked)  # noqa: B023 - called here
+        watched.until(lambda: watched.docker.ledger.complete)
+        assert watched.changed == changed, "it is as it was"
+
+
+def test_an_engine_that_is_in_a_swarm_already_and_comes_back(
+    engine: Engine, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker, "_LOOK_AGAIN", 0.05)
+    engine.answers["/v1.51/info"] = SWARM
+    gateway(engine, BOX)
+    watched.ready()
+    engine.hang_up()
+    watched.away()
+    watched.ready()
+    gateway(engine, {})
+    engine.answers["/v1.51/info"] = {}
+    watched.until(lambda: watched.names() == [] and watched.docker.due() is None)
 
 
 @pytest.mark.parametrize(
