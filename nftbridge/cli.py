@@ -327,7 +327,7 @@ def _inspected(docker: _Parser) -> None:
         metavar="FOLDER",
         help="both of them, as networks.json and containers.json; info.json if there is one",
     )
-    for option in ("userland-proxy", "allow-direct-routing"):
+    for option in ("userland-proxy", "allow-direct-routing", "ip-masq"):
         docker.add_argument(
             f"--{option}",
             action=argparse.BooleanOptionalAction,

@@ -33,11 +33,13 @@ def import_(options: Namespace) -> int:
     """Make a host file of what a container engine says."""
     from nftbridge.docker import show
     from nftbridge.docker.host import DaemonOptions, host_of
-    from nftbridge.docker.source import Named, gathered
+    from nftbridge.docker.process import options_of
+    from nftbridge.docker.source import Named, gathered, started
 
     named = Named(options.docker, options.folder, options.networks, options.containers)
     inspected, source = gathered(named, os.environ)
-    found = host_of(inspected, DaemonOptions(options.userland_proxy, options.allow_direct_routing))
+    said = DaemonOptions(options.userland_proxy, options.allow_direct_routing, options.ip_masq)
+    found = host_of(inspected, said.otherwise(options_of(started(named, os.environ))))
     warn(found.remarks)
     as_json = options.json or options.format == "json"
     print(show.as_json(found) if as_json else show.as_toml(found, source), end="")

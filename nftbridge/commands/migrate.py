@@ -30,7 +30,7 @@ def migrate(options: Namespace) -> int:
         return _undo(options, named)
     inspected, _ = gathered(named, os.environ)
     configuration = Configuration.chosen(options.daemon_json, started(named, os.environ))
-    daemon = DaemonOptions(options.userland_proxy, options.allow_direct_routing)
+    daemon = DaemonOptions(options.userland_proxy, options.allow_direct_routing, options.ip_masq)
     wishes = Wishes(Policy(options.forward_policy), configuration, daemon, options.write)
     migration = Migration(target(options), wanted(options))
     if options.apply:

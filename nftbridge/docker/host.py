@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import cast
 
 from nftbridge.docker.containers import InspectedContainer
@@ -26,10 +26,19 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
-    """Options of the daemon that its API does not tell; None where the user does not say either."""
+    """Options of the daemon that its API does not tell; None where nobody else does either."""
 
     userland_proxy: bool | None = None
     allow_direct_routing: bool | None = None
+    ip_masq: bool | None = None
+
+    def otherwise(self, other: DaemonOptions) -> DaemonOptions:
+        """These, and what the other ones say of what they do not."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return DaemonOptions(*(its if mine is None else mine for mine, its in pairs))
+
+
+UNKNOWN = DaemonOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +54,18 @@ def host_of(inspected: Inspected, options: DaemonOptions) -> Import:
 
     What the model cannot hold, or refuses, is left out with a remark.
     """
-    networks, remarks = _networks_of(inspected, ())
+    networks, remarks = _networks_of(inspected, (), options)
     about = (*_about_options(options), *_about_engine(inspected.info))
-    return Import(_host(networks, options), (*about, *remarks))
+    return Import(replace(empty(options), networks=networks), (*about, *remarks))
 
 
-def joined(own: Host, inspected: Inspected) -> Import:
+def joined(own: Host, inspected: Inspected, options: DaemonOptions = UNKNOWN) -> Import:
     """`own` with Docker's networks after its own ones.
 
     What does not go together with `own` is left out with a remark, as what the model refuses is. A
     network of Docker's that only has the name of one in `own` gets its ID behind it.
     """
-    networks, remarks = _networks_of(inspected, own.networks)
+    networks, remarks = _networks_of(inspected, own.networks, options)
     return Import(replace(own, networks=networks), (*_about_swarm(inspected.info), *remarks))
 
 
@@ -70,7 +79,7 @@ def in_swarm(info: Item) -> bool:
 
 def clashes(own: Host, inspected: Inspected) -> tuple[Problem, ...]:
     """What in `own` does not go together with what Docker has: names, bridges, subnets, ports."""
-    theirs, _ = _networks_of(inspected, ())
+    theirs, _ = _networks_of(inspected, (), UNKNOWN)
     networks = (*theirs, *own.networks)
     return tuple(
         Problem(_place(f.path, networks), _told(f, networks), f.hint)
@@ -79,10 +88,11 @@ def clashes(own: Host, inspected: Inspected) -> tuple[Problem, ...]:
 
 
 def _networks_of(
-    inspected: Inspected, own: tuple[Network, ...]
+    inspected: Inspected, own: tuple[Network, ...], options: DaemonOptions
 ) -> tuple[tuple[Network, ...], tuple[Problem, ...]]:
     """The networks that are consistent, `own` ones first, and remarks about all others."""
-    inspected = _in_order(inspected)
+    denied = _about_masquerading(inspected, options)
+    inspected = _masqueraded(_in_order(inspected), options)
     inside = _containers(inspected)
     networks = (*own, *_whole(inspected.networks, inside, [network.name for network in own]))
     networks, refused = _consistent(networks, len(own))
@@ -90,9 +100,23 @@ def _networks_of(
         *_about_networks(inspected.networks, inside),
         *(remark for container in inspected.containers for remark in container.remarks),
         *_about_endpoints(inspected),
+        *denied,
         *refused,
     )
     return networks, remarks
+
+
+def _masqueraded(inspected: Inspected, options: DaemonOptions) -> Inspected:
+    """The same with the default bridge as the daemon was told, which it says of no such network."""
+    if options.ip_masq is False:
+        return inspected
+    networks = (
+        replace(one, network=replace(one.network, masquerade=True))
+        if one.unmasked and one.network is not None
+        else one
+        for one in inspected.networks
+    )
+    return replace(inspected, networks=tuple(networks))
 
 
 def _in_order(inspected: Inspected) -> Inspected:
@@ -102,10 +126,9 @@ def _in_order(inspected: Inspected) -> Inspected:
     return replace(inspected, networks=tuple(networks), containers=tuple(containers))
 
 
-def _host(networks: Sequence[Network], options: DaemonOptions) -> Host:
-    """Docker looks for WSL2's mirrored mode by itself, as "auto" does."""
+def empty(options: DaemonOptions) -> Host:
+    """A host without networks; Docker looks for WSL2's mirrored mode by itself, as "auto" does."""
     return Host(
-        tuple(networks),
         userland_proxy=options.userland_proxy is not False,
         allow_direct_routing=options.allow_direct_routing is True,
         wsl2_mirrored=None,
@@ -254,6 +277,14 @@ def _about_options(options: DaemonOptions) -> Iterator[Problem]:
             message = f"{assumed} is assumed, since Docker's API does not tell"
             hint = f"say --{option} or --no-{option}, as the daemon was started"
             yield Problem(f"host.{name}", message, hint)
+
+
+def _about_masquerading(inspected: Inspected, options: DaemonOptions) -> Iterator[Problem]:
+    for one in inspected.networks if options.ip_masq is None else ():
+        if one.unmasked:
+            message = "is taken to be masqueraded: without a firewall of its own Docker denies it"
+            hint = "say --ip-masq or --no-ip-masq, as the daemon was started"
+            yield Problem(f"network {quoted(one.name)}", message, hint)
 
 
 def _about_engine(info: Item) -> Iterator[Problem]:

@@ -63,7 +63,9 @@ class InspectedNetwork:
     `network`, without its containers and not checked yet, is None where there is no bridge;
     `left_out` says why then. `members` are the end points that Docker lists with it, by the
     container's ID; what they publish is the container's to say. `links` tells whether ``--link``
-    makes rules in it. `remarks` are about what of it is not in `network`.
+    makes rules in it: in Docker's default bridge without icc. `unmasked` is that bridge if Docker
+    says that it is not masqueraded, as it says whenever ``iptables`` is off. `remarks` are about
+    what of it is not in `network`.
     """
 
     identity: str
@@ -73,6 +75,7 @@ class InspectedNetwork:
     members: dict[str, Container]
     left_out: str = ""
     links: bool = False
+    unmasked: bool = False
     remarks: tuple[Problem, ...] = ()
 
 
@@ -84,9 +87,10 @@ def network_of(inspect: Item) -> InspectedNetwork:
         left_out = _NO_BRIDGE.get(driver, f"its driver {quoted(driver)} is not known here")
         return InspectedNetwork(identity, name, driver, None, members, left_out)
     network = _network(inspect)
-    links = not network.icc and _switch(inspect["Options"][f"{_BRIDGE}default_bridge"], "false")
+    default = _switch(inspect["Options"][f"{_BRIDGE}default_bridge"], "false")
+    links, unmasked = default and not network.icc, default and not network.masquerade
     remarks = tuple(_unknown_options(name, inspect["Options"]))
-    return InspectedNetwork(identity, name, driver, network, members, "", links, remarks)
+    return InspectedNetwork(identity, name, driver, network, members, "", links, unmasked, remarks)
 
 
 def _network(inspect: Item) -> Network:

@@ -1,17 +1,23 @@
-"""What a running Engine was started with: the process behind its socket, and its command line.
+"""What a running Engine was started with: the process behind its socket, its words, its file.
 
 What cannot be read, or is no dockerd, is not known; nothing depends on it then.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+from json import JSONDecodeError
 from pathlib import Path
+from typing import cast
+
+from nftbridge.docker.host import UNKNOWN, DaemonOptions
+from nftbridge.errors import InputError, Problem
 
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 """Docker's configuration file where nobody names another one."""
@@ -20,7 +26,10 @@ FIREWALL = ("iptables", "ip6tables")
 """The options that switch Docker's own firewall off, whichever it is; dockerd refuses to start
 where one of them is both on its command line and in its file, be they the same."""
 
-_FLAGS = (*FIREWALL, "userland-proxy", "allow-direct-routing")
+BYTE_ORDER_MARK = "\ufeff"
+"""What Docker reads over at the beginning of its file."""
+
+_FLAGS = (*FIREWALL, "userland-proxy", "allow-direct-routing", "ip-masq", "icc")
 _TRUTHS = {
     **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
     **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False),
@@ -64,18 +73,68 @@ class Started:
         return self.root is None or _same(self.root / self.reads.relative_to("/"), path)
 
 
+def options_in(text: str, name: str) -> dict[str, object]:
+    """What a daemon.json says. Raises `InputError` if it is none; an empty one says nothing."""
+    bare = text.removeprefix(BYTE_ORDER_MARK)
+    if not bare.strip():
+        return {}
+    try:
+        found: object = json.loads(bare)
+    except (JSONDecodeError, RecursionError) as error:
+        problem = Problem(name, f"is no JSON: {error}", "Docker would not start with it; mend it")
+        raise InputError((problem,)) from error
+    if not isinstance(found, dict):
+        raise InputError((Problem(name, "is no JSON object", "Docker would not start with it"),))
+    return cast("dict[str, object]", found)
+
+
+def options_of(found: Started) -> DaemonOptions:
+    """Those that the API does not tell; nothing is known of them if its file cannot be read."""
+    if found.root is None:
+        return UNKNOWN
+    try:
+        text = (found.root / found.reads.relative_to("/")).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = ""
+    except (OSError, ValueError):
+        return UNKNOWN
+    try:
+        held = {**options_in(text, str(found.reads)), **found.flags}
+    except InputError:
+        return UNKNOWN
+    return DaemonOptions(
+        userland_proxy=held.get("userland-proxy") is not False,
+        allow_direct_routing=held.get("allow-direct-routing") is True,
+        ip_masq=held.get("ip-masq") is not False,
+    )
+
+
 def started(path: str) -> Started:
     """What the Engine at the unix socket `path` was started with."""
     try:
-        process = _engine(path)
+        return started_as(_peer(path))
+    except OSError:
+        return Started()
+
+
+def started_as(peer: int) -> Started:
+    """The same for the process `peer` that has made its socket, 0 for a stranger."""
+    try:
+        process = _engine(peer)
         if process is None:
             return Started()
         found = parsed(_command_line(process))
-        here = Path(os.readlink(process / "cwd"))
+        if found.file is not None and not found.file.is_absolute():
+            found = replace(found, file=os.readlink(process / "cwd") / found.file)
     except OSError:
         return Started()
-    file = None if found.file is None else here / found.file
-    return Started(found.flags, file, process / "root")
+    return replace(found, root=_root(process))
+
+
+def _root(process: Path) -> Path:
+    """Its root directory; ours where that may not be looked at, as in the service's own unit."""
+    root = process / "root"
+    return root if os.path.exists(root) else Path("/")
 
 
 def parsed(words: Sequence[str]) -> Started:
@@ -102,16 +161,18 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None, str]]:
             yield name, value if equals else None, following
 
 
-def _engine(path: str) -> Path | None:
-    """The folder in /proc of the dockerd that made the socket, or for which systemd has made it."""
+def _peer(path: str) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(_PATIENCE)
         sock.connect(path)
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    number = _PEER.unpack(raw)[0]
-    if number == _INIT:
-        number = _PIDFILE.read_text().strip()
-    process = Path("/proc", str(number))
+    return int(_PEER.unpack(raw)[0])
+
+
+def _engine(peer: int) -> Path | None:
+    """The folder in /proc of the dockerd that made the socket, or for which systemd has made it."""
+    number = _PIDFILE.read_text().strip() if peer == _INIT else str(peer)
+    process = Path("/proc", number)
     words = _command_line(process)
     return process if words and os.path.basename(words[0]) == "dockerd" else None
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from nftbridge.docker.process import DAEMON_JSON, FIREWALL, Started
+from nftbridge.docker.process import DAEMON_JSON, FIREWALL, Started, options_in
 from nftbridge.errors import InputError, Problem, UnavailableError
-from nftbridge.migrate.daemon_json import difference, options, put_back, switched_off
+from nftbridge.migrate.daemon_json import difference, put_back, switched_off
 
 _SUFFIX = ".before-nftbridge"
 
@@ -59,7 +59,7 @@ class Configuration:
         """What it says; None if there is none. Raises `InputError` if Docker could not read it."""
         found = _read(self.path)
         if found is not None:
-            options(found, str(self.path))
+            options_in(found, str(self.path))
         return found
 
     @property

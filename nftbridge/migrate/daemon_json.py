@@ -6,34 +6,16 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
-from json import JSONDecodeError, JSONDecoder
-from typing import cast
+from json import JSONDecoder
 
-from nftbridge.docker.process import FIREWALL
-from nftbridge.errors import InputError, Problem
+from nftbridge.docker.process import BYTE_ORDER_MARK, FIREWALL, options_in
 
 _NEW = "{\n}\n"
 _BLANK = " \t\r\n"
-_MARK = "\ufeff"  # a byte order mark, which Docker reads over
-
-
-def options(text: str, name: str) -> dict[str, object]:
-    """What a daemon.json says. Raises `InputError` if it is none; an empty one says nothing."""
-    bare = text.removeprefix(_MARK)
-    if not bare.strip():
-        return {}
-    try:
-        found: object = json.loads(bare)
-    except (JSONDecodeError, RecursionError) as error:
-        problem = Problem(name, f"is no JSON: {error}", "Docker would not start with it; mend it")
-        raise InputError((problem,)) from error
-    if not isinstance(found, dict):
-        raise InputError((Problem(name, "is no JSON object", "Docker would not start with it"),))
-    return cast("dict[str, object]", found)
 
 
 def switched_off(text: str, which: Collection[str] = FIREWALL) -> str:
-    """The text with Docker's firewall off, given that `options` takes it.
+    """The text with Docker's firewall off, given that `process.options_in` takes it.
 
     `which` are the options that are to be in it; those that are not stay as they are.
     """
@@ -54,16 +36,16 @@ def put_back(text: str, before: str) -> str:
 
     Where nothing else is left of it, and there was nothing before, it is as it was.
     """
-    old = options(before, "")
+    old = options_in(before, "")
     found = edited(_object(text), {key: old.get(key) for key in FIREWALL})
-    if not old and not options(found, ""):
+    if not old and not options_in(found, ""):
         return before
-    return found if options(found, "") or options(text, "") else text
+    return found if options_in(found, "") or options_in(text, "") else text
 
 
 def _object(text: str) -> str:
     """A text that has an object in it: an empty one says as much."""
-    return text if text.removeprefix(_MARK).strip() else _NEW
+    return text if text.removeprefix(BYTE_ORDER_MARK).strip() else _NEW
 
 
 def difference(before: str, after: str, name: str) -> list[str]:

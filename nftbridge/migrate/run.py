@@ -14,13 +14,12 @@ from nftbridge.beside import around
 from nftbridge.choice import Target
 from nftbridge.compat.tables import EMPTY, TABLES, Site, Table
 from nftbridge.conntrack.revoked import Revoked
-from nftbridge.docker.host import DaemonOptions, Inspected, host_of
-from nftbridge.docker.process import Started
+from nftbridge.docker.host import UNKNOWN, DaemonOptions, Inspected, host_of
+from nftbridge.docker.process import Started, options_in, options_of
 from nftbridge.effects import check_forwarding
 from nftbridge.engine import Engine, state_of
 from nftbridge.errors import InputError, PartlyAppliedError, Problem
 from nftbridge.migrate.configuration import Configuration
-from nftbridge.migrate.daemon_json import options
 from nftbridge.migrate.exchange import alignment_script, removal, removal_script
 from nftbridge.migrate.forward import Policy
 from nftbridge.migrate.kernel import Found, Rules, listed, unreadable
@@ -86,7 +85,8 @@ class Wishes:
 class Looked:
     """What was found, and what follows. `rows` is what brings our rules in.
 
-    `words` are nft's for the user's rules, if it is to get them. `started` is how Docker was.
+    `words` are nft's for the user's rules, if it is to get them. `started` is how Docker was, and
+    `shown` what a service will see of that.
     """
 
     given: Given
@@ -96,6 +96,7 @@ class Looked:
     difference: tuple[str, ...]
     words: Mapping[Site, Sequence[str]]
     started: Started = field(default_factory=Started)
+    shown: DaemonOptions = UNKNOWN
 
     def __bool__(self) -> bool:
         return bool(self.plan or self.rows or self.difference or self.started.insisting)
@@ -121,6 +122,7 @@ class Migration:
         held = state_of(self._target).backend()
         given = Given(host, found, self._engine.backend, wishes.policy, record, held, len(users))
         made = plan(given)
+        made = replace(made, problems=(*made.problems, *_unstartable(inspected)))
         told = tuple(r for r in imported.remarks if r.where != _OWN_FIREWALL)
         made = replace(made, remarks=(*told, *made.remarks))
         made = replace(made, remarks=(*made.remarks, *_about_daemon(wishes)))
@@ -138,7 +140,8 @@ class Migration:
             made = replace(made, problems=(*made.problems, *_misnamed(made)))
             words = for_each(made.carried, listed(_TRIAL, commands(_TRIAL, made.carried)))
         started = wishes.configuration.started
-        return Looked(given, made, rows, self._engine.place, difference, words, started)
+        place, shown = self._engine.place, options_of(started)
+        return Looked(given, made, rows, place, difference, words, started, shown)
 
     def apply(self, inspected: Inspected, wishes: Wishes, warn: Warn) -> Looked:
         """Migrate; returns what there was to do. Raises `InputError` for what forbids it."""
@@ -294,6 +297,18 @@ def _misnamed(made: Plan) -> Iterator[Problem]:
         yield Problem(f"chain {name}", message, f"rename it, e.g. iptables -E {name} my-{name}")
 
 
+def _unstartable(inspected: Inspected) -> Iterator[Problem]:
+    """What dockerd refuses to start with when its firewall is off."""
+    for network in inspected.networks:
+        if network.links:
+            message = "Docker does not start when both icc and iptables are false"
+            hint = (
+                "take icc out of its configuration, and put containers that shall be apart into a"
+                " network made with -o com.docker.network.bridge.enable_icc=false"
+            )
+            yield Problem(f"network {network.name}", message, hint)
+
+
 def _about_daemon(wishes: Wishes) -> Iterator[Problem]:
     """What the daemon's command line has to do with its file."""
     yield from wishes.configuration.elsewhere()
@@ -310,23 +325,26 @@ def _daemon_options(
     is as it was while they were there.
     """
     configuration = wishes.configuration
-    said = {**options(text, str(configuration.path)), **configuration.started.flags}
+    said = {**options_in(text, str(configuration.path)), **configuration.started.flags}
     then = DaemonOptions()
     if record is not None:
         host = config.host_from_data(record.host)
         then = DaemonOptions(host.userland_proxy, host.allow_direct_routing)
-    proxy, direct = wishes.daemon.userland_proxy, wishes.daemon.allow_direct_routing
-    if proxy is None:
-        shown = _proxy_of(found)
-        otherwise = then.userland_proxy if shown is None else shown
-        proxy = _flag(said.get("userland-proxy"), otherwise)
-    if direct is None:
-        direct = _flag(said.get("allow-direct-routing"), then.allow_direct_routing)
-    return DaemonOptions(proxy, direct)
+    # with a firewall of its own, Docker tells of its default bridge's masquerading as it is
+    masq = False if said.get("iptables") is not False and _is_on(found) else None
+    shown = DaemonOptions(_proxy_of(found), ip_masq=masq)
+    written = DaemonOptions(
+        *(_flag(said.get(name)) for name in ("userland-proxy", "allow-direct-routing", "ip-masq"))
+    )
+    return wishes.daemon.otherwise(written).otherwise(shown).otherwise(then)
 
 
-def _flag(value: object, otherwise: bool | None) -> bool | None:  # noqa: FBT001 - what is known else
-    return value if isinstance(value, bool) else otherwise
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _is_on(found: Found) -> bool:
+    return bool(found.nft) or any(is_present(tables) for tables in found.sites.values())
 
 
 def _proxy_of(found: Found) -> bool | None:

@@ -7,13 +7,13 @@ from itertools import zip_longest
 
 from nftbridge.accepts import CHAIN, FORWARD, JUMP
 from nftbridge.compat.tools import Variant
+from nftbridge.docker.host import empty
 from nftbridge.doctor.docker import NFT_TABLE
 from nftbridge.migrate.exchange import Removal
 from nftbridge.migrate.plan import Out
 from nftbridge.migrate.run import Looked
 from nftbridge.migrate.undo import Undone
 from nftbridge.migrate.users import Carried
-from nftbridge.model import Host
 from nftbridge.style import Style
 
 
@@ -60,8 +60,14 @@ def _end(looked: Looked, *, done: bool) -> Iterator[str]:
 
 def afterwards(looked: Looked, *, written: bool) -> Iterator[str]:
     """What is left to the user when it is done."""
+    accepting = (out.site for out in looked.plan.out if [*_accepts(out.tables.get("filter"))])
+    if any(site.variant is Variant.LEGACY for site in accepting):
+        yield (
+            "write the units again if they were written before: to keep chain"
+            f" {CHAIN} of iptables-legacy the service needs more rights"
+        )
     if looked.started.off:
-        yield f"nobody but nftbridge opens ports now: keep {_watching(looked.given.host)}"
+        yield f"nobody but nftbridge opens ports now: keep {_watching(looked)}"
         return
     restart = "which ends all containers unless its configuration says live-restore"
     insisting = " and ".join(f"--{option}=false" for option in looked.started.insisting)
@@ -78,24 +84,22 @@ def afterwards(looked: Looked, *, written: bool) -> Iterator[str]:
         "until then no container that publishes a port can be started, and a reload of firewalld"
         " brings Docker's rules back beside ours: both decide then, and the stricter one counts"
     )
-    accepting = (out.site for out in looked.plan.out if [*_accepts(out.tables.get("filter"))])
-    if any(site.variant is Variant.LEGACY for site in accepting):
-        yield (
-            "write the units again if they were written before: to keep chain"
-            f" {CHAIN} of iptables-legacy the service needs more rights"
-        )
-    yield f"from then on nobody but nftbridge opens ports: keep {_watching(looked.given.host)}"
+    yield f"from then on nobody but nftbridge opens ports: keep {_watching(looked)}"
 
 
-def _watching(host: Host) -> str:
-    """What has to run, with what Docker's API will not tell it."""
+def _watching(looked: Looked) -> str:
+    """What has to run, with what it will not see by itself."""
+    host, seen = looked.given.host, empty(looked.shown)
+    if (host.userland_proxy, host.allow_direct_routing) == (
+        seen.userland_proxy,
+        seen.allow_direct_routing,
+    ):
+        return "`nftbridge watch --docker` running"
     unusual = {
         "userland_proxy = false": not host.userland_proxy,
         "allow_direct_routing = true": host.allow_direct_routing,
     }
-    keys = " and ".join(key for key, held in unusual.items() if held)
-    if not keys:
-        return "`nftbridge watch --docker` running"
+    keys = " and ".join(key for key, held in unusual.items() if held) or "the defaults"
     return f"`nftbridge watch FILE --docker` running, with {keys} under [host] in FILE"
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from nftbridge.choice import Target
 from nftbridge.watch import work
 from nftbridge.watch.docker import Docker
-from nftbridge.watch.work import Beside, Outcome
+from nftbridge.watch.work import Beside, Outcome, Said
 
 
 class Declared(Protocol):
@@ -101,7 +101,8 @@ class OfDocker:
         if held := work.hold(target):
             return held
         ledger, beside = self.docker.ledger, Beside(self.file, self._good)
-        outcome = work.apply_docker(ledger.inspected(), ledger.unread(), beside, target, wanted)
+        said = Said(ledger.inspected(), self.docker.options, ledger.unread())
+        outcome = work.apply_docker(said, beside, target, wanted)
         return (work.hold(target) or outcome) if outcome.error else outcome
 
     def settled(self, outcome: Outcome) -> None:

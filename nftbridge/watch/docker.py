@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from nftbridge.docker import api, events
+from nftbridge.docker import api, events, process
 from nftbridge.docker.events import Kind
+from nftbridge.docker.host import DaemonOptions
 from nftbridge.docker.item import Item
 from nftbridge.docker.ledger import Ledger, Question
 from nftbridge.docker.wire import Exchange
@@ -76,6 +77,7 @@ class Docker:
     def __init__(self, path: str, log: Log) -> None:
         self.ledger = Ledger()
         self.peer = 0
+        self.options = DaemonOptions()
         self._path = path
         self._log = log
         self._paths = Paths(path)
@@ -223,6 +225,7 @@ class Docker:
         self._events = Exchange(self._path, f"{self._prefix}{events.path(self._since)}")
         self._selector.register(self._events, selectors.EVENT_READ)
         self.peer = self._events.peer()
+        self.options = process.options_of(process.started_as(self.peer))
 
     def _list(self, now: float) -> None:
         self._away = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -12,7 +12,7 @@ from typing import ClassVar
 from nftbridge import applying, config, defaults
 from nftbridge.choice import Target
 from nftbridge.docker import names
-from nftbridge.docker.host import Inspected, clashes, joined
+from nftbridge.docker.host import DaemonOptions, Inspected, clashes, empty, joined
 from nftbridge.docker.networks import ID_SHOWN
 from nftbridge.engine import state_of
 from nftbridge.errors import InputError, NftbridgeError, Problem
@@ -46,6 +46,15 @@ class Beside:
 
     file: str | None
     good: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What Docker tells, what it was started with, and what of it could not be taken in."""
+
+    inspected: Inspected
+    options: DaemonOptions
+    unread: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,29 +147,41 @@ def _declares(file: str, host: Host) -> bool:
         return False
 
 
-def apply_docker(
-    found: Inspected, unread: Iterable[Problem], beside: Beside, target: Target, wanted: str
-) -> Outcome:
+def apply_docker(said: Said, beside: Beside, target: Target, wanted: str) -> Outcome:
     """Apply what Docker has, and the host file beside it if there is one.
 
     If the file is wrong, what it held before counts; if it never was right, nothing is done.
     """
     try:
-        own = _own(beside, found, target, wanted)
+        own = _own(beside, said, target, wanted)
     except NftbridgeError as error:
         if not beside.good:
             return Outcome(rejected=str(error), exit_status=error.exit_status)
         good = config.host_from_data(json.loads(beside.good))
         own = _Own(good, text=beside.good, rejected=str(error), digest=_digest(beside.file))
-    joint = joined(own.host, found)
-    warnings = [*own.warnings, *unread, *joint.remarks]
+    joint = joined(own.host, said.inspected, said.options)
     # nobody is there to be refused: what Docker wants and the kernel cannot do is a warning
     host = replace(joint.host, accept_missing=tuple(Protection))
+    warnings = [*own.warnings, *said.unread, *joint.remarks]
+    if beside.file is not None:
+        warnings += _contradictions(beside.file, host, said.options)
     try:
         outcome = _of(applying.bring(host, target, wanted, warnings.extend), warnings)
     except NftbridgeError as error:
         outcome = _failed(error, warnings)
     return replace(outcome, rejected=own.rejected, digest=own.digest, own=own.text)
+
+
+def _contradictions(file: str, host: Host, started: DaemonOptions) -> Iterator[Problem]:
+    """Where the file, whose word counts, says otherwise."""
+    for name, held, value in (
+        ("userland_proxy", host.userland_proxy, started.userland_proxy),
+        ("allow_direct_routing", host.allow_direct_routing, started.allow_direct_routing),
+    ):
+        if value not in (None, held):
+            says = str(value).lower()
+            message = f"host.{name} is {str(held).lower()}, but Docker was started with {says}"
+            yield Problem(file, message, f"say {name} = {says} under [host]")
 
 
 def serve_names(sandboxes: Mapping[str, str], engine: int) -> Outcome:
@@ -193,19 +214,19 @@ def restore(target: Target, *, with_others: bool) -> Outcome:
     return _of(done, () if done.beside is None else done.beside.warnings)
 
 
-def _own(beside: Beside, found: Inspected, target: Target, wanted: str) -> _Own:
+def _own(beside: Beside, said: Said, target: Target, wanted: str) -> _Own:
     """What the file holds.
 
     Raises `InputError`, also if it is new and Docker's networks clash with it, and what an apply of
     it alone would raise.
     """
     if beside.file is None:
-        return _Own(Host(wsl2_mirrored=None))
+        return _Own(empty(said.options))
     source = config.read(beside.file)
     loaded = source.load()
     text = json.dumps(config.host_to_data(loaded.host))
     if text != beside.good:
-        if beside.good and (problems := clashes(loaded.host, found)):
+        if beside.good and (problems := clashes(loaded.host, said.inspected)):
             raise InputError(problems)
         applying.check(loaded.host, target, wanted)
     return _Own(loaded.host, loaded.warnings, text, digest=source.digest())

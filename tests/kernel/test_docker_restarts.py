@@ -6,9 +6,11 @@ With Docker 20.10; `./run test-docker` does the same with 28.5.
 from __future__ import annotations
 
 import re
+import socket
 import statistics
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,10 @@ import pytest
 from nftbridge.docker import events
 from nftbridge.docker.wire import Exchange
 from nftbridge.model import Family
-from tests.kernel.docker_daemon import HOST, Daemon, http
-from tests.kernel.docker_site import WITHOUT_PROXY, WITHOUT_RULES, Site, engine, finds, run
+from nftbridge.netns import inside
+from tests.kernel.docker_daemon import HOST, OUTSIDE, Daemon, http
+from tests.kernel.docker_site import WITHOUT_PROXY, WITHOUT_RULES, Site, engine, finds, gets, run
+from tests.kernel.watching import Watch
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
 
@@ -143,12 +147,135 @@ def test_with_docker_s_proxy_and_without_a_file(release: str, tmp_path: Path) ->
             docker.run("web", "bridge", {"80/tcp": ["18321"]})
             docker.run("stranger", "front")
             assert site.answers("web", 18321)
+            assert source_of(docker, "web") == HOST[Family.IPV4], (
+                "masqueraded, though Docker denies"
+            )
             assert http(docker.netns, "127.0.0.1", 18321) == "web"
             inside = site.address("web", "bridge")
             assert http(docker.namespace("stranger"), inside, 80) is None
             docker.remove("web")
             watch.wait_for(lambda: not site.publishes(18321))
             assert site.silent(18321)
+
+
+def source_of(docker: Daemon, container: str) -> str:
+    """Whom the outside sees when a container sends; an answer need not come back."""
+    with inside(docker.outside):
+        outside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with outside:
+        outside.bind((OUTSIDE[Family.IPV4], 0))
+        outside.settimeout(5)
+        with inside(docker.namespace(container)):
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with sender:
+            sender.sendto(b"?", outside.getsockname())
+        return str(outside.recvfrom(10)[1][0])
+
+
+def test_what_docker_was_started_with_is_kept(release: str, tmp_path: Path) -> None:
+    """By its command line and its file, since its API tells nothing of it, or wrongly."""
+    with engine(release) as docker:
+        site = Site(docker, tmp_path, proxy=True)
+        with site.watching(beside=False) as watch:
+            docker.run("web", "bridge", policy="always")
+            watch.wait_for(lambda: source_of(docker, "web") == HOST[Family.IPV4])
+            docker.halt()
+            docker.socket.with_name("daemon.json").write_text('{"ip-masq": false}')
+            docker.start("--config-file=/daemon/daemon.json")
+            watch.wait_for(lambda: source_of(docker, "web") == site.address("web", "bridge"))
+    with engine(release, "--ip-masq=false") as docker:
+        site = Site(docker, tmp_path / "flag", proxy=True)
+        docker.run("web", "bridge")
+        with site.watching(beside=False):
+            assert source_of(docker, "web") == site.address("web", "bridge")
+
+
+def test_without_docker_s_proxy_and_without_a_file(release: str, tmp_path: Path) -> None:
+    """Its bridges tell, which may come and go, and Docker with its other options."""
+    with engine(release, "--userland-proxy=false") as docker:
+        site = Site(docker, tmp_path)
+        with site.watching(beside=False) as watch:
+            docker.network("front", "172.20.0.0/16")
+            docker.run("web", "bridge", {"80/tcp": ["18322", "127.0.0.1:18323"]})
+            docker.run("stranger", "front")
+            assert site.answers("web", 18322)
+            assert gets("web", docker.netns, "127.0.0.1", 18323), "from the host itself"
+            assert gets("web", docker.namespace("web"), HOST[Family.IPV4], 18322), "and back"
+            assert http(docker.namespace("stranger"), HOST[Family.IPV4], 18322) is None
+            site.check_settled()
+            docker.remove("stranger")
+            docker.remove_network("front")
+            docker.restart()
+            docker.network("late", "172.21.0.0/16", "fd00:21::/64", internal=True)
+            watch.wait_for(lambda: "172.21.0.0" in site.rows())
+        assert not any("userland_proxy" in line.get("text", "") for line in watch.lines)
+
+
+def test_a_file_that_says_otherwise_than_docker_s_bridges(release: str, tmp_path: Path) -> None:
+    with engine(release, "--userland-proxy=false") as docker:
+        site = Site(docker, tmp_path, proxy=True)
+        site.file.write_text("version = 1\n")
+        with site.watching() as watch:
+            (said,) = contradictions(watch)
+            assert said.startswith(f"{site.file}: ")
+            assert "userland_proxy = false" in said
+            docker.network("front", "172.20.0.0/16")
+            site.check_settled()
+            site.file.write_text(WITHOUT_PROXY)
+            replace(site, proxy=False).check_settled()
+            site.file.write_text("version = 1\n")
+            watch.wait_for(lambda: len(contradictions(watch)) > 1)
+            site.check_settled()
+
+
+def contradictions(watch: Watch) -> list[str]:
+    return [text for line in watch.lines if "userland_proxy" in (text := line.get("text", ""))]
+
+
+def test_bridges_that_route_loopback_addresses_though_there_is_a_proxy(
+    release: str, tmp_path: Path
+) -> None:
+    """One of before, and all of those where the user has asked for it."""
+    with engine(release) as docker:
+        site = Site(docker, tmp_path, proxy=True)
+        docker.network("front", "172.20.0.0/16")
+        docker.run("web", "bridge", {"80/tcp": ["18324"]})
+        docker.run("stranger", "front")
+        route_loopback(docker, "docker0")
+        with site.watching(beside=False):
+            assert gets("web", docker.namespace("stranger"), HOST[Family.IPV4], 18324)
+            site.check_settled()
+            docker.remove("stranger")
+            docker.remove_network("front")
+            route_loopback(docker, "default")
+            docker.network("front", "172.20.0.0/16")
+            docker.run("stranger", "front")
+            assert gets("web", docker.namespace("stranger"), HOST[Family.IPV4], 18324)
+
+
+def route_loopback(docker: Daemon, interface: str) -> None:
+    with inside(docker.netns):
+        Path(f"/proc/sys/net/ipv4/conf/{interface}/route_localnet").write_text("1")
+
+
+def test_a_migration_and_a_service_agree_without_a_file(release: str, tmp_path: Path) -> None:
+    """That Docker has no proxy, its rules told, and its bridges afterwards."""
+    with engine(release, "--userland-proxy=false", firewall=True) as docker:
+        site = Site(docker, tmp_path)
+        written = docker.socket.with_name("daemon.json")
+        written.write_text("{}")
+        place = (*site.place(), "--daemon-json", str(written), "--docker", str(docker.socket))
+        docker.network("front", "172.20.0.0/16")
+        docker.run("web", "front", {"80/tcp": ["18325"]}, policy="always")
+        said = run("migrate", "docker", *place, "--apply", "--write")
+        assert "keep `nftbridge watch --docker` running" in said
+        with site.watching(beside=False):
+            docker.halt()
+            docker.start("--config-file=/daemon/daemon.json")
+            assert site.answers("web", 18325)
+            site.check_settled()
+            assert "nothing to do" in run("migrate", "docker", *place)
+        assert "nothing to do" in run("migrate", "docker", *place)
 
 
 def test_how_long_a_start_takes_to_answer(release: str, tmp_path: Path) -> None:

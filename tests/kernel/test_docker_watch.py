@@ -329,8 +329,9 @@ def test_the_unit_allows_what_it_takes(site: Site) -> None:
     (capabilities,) = re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
     allowed = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in capabilities.split())
     few = ["setpriv", f"--bounding-set=-all,{allowed}", "--inh-caps=-all", "--no-new-privs"]
-    with site.waiting([*few, *site.command()]) as watch:
+    with site.waiting([*few, *site.command(beside=False)]) as watch:
         watch.until("ready")
+        site.check_settled()  # it has read that Docker has no proxy
         site.docker.run("web", "front", {"80/tcp": ["18181"]})
         assert site.answers("web", 18181)
         site.docker.remove("web")

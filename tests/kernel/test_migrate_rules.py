@@ -280,6 +280,19 @@ def test_what_would_lose_something_is_refused(place: Place, what: str) -> None:
     assert not place.daemon_json.exists()
 
 
+def test_a_host_with_which_docker_would_not_start_again_is_refused(place: Place) -> None:
+    options = {"default_bridge": "true", "enable_icc": "false", "name": "br-front"}
+    network = inspect.network(Options={f"{inspect.BRIDGE}{key}": options[key] for key in options})
+    tell(place.folder, networks=[network])
+    place.load(NEW)
+    before = place.saved()
+    said = place.migrate("--apply", "--write", status=1)
+    assert "Docker does not start when both icc and iptables are false" in said
+    assert "take icc out" in said
+    assert place.saved() == before
+    assert not place.daemon_json.exists()
+
+
 def test_two_docker_users_that_differ_are_refused(place: Place) -> None:
     for program, address in (("iptables-legacy", "198.51.100.1"), ("iptables-nft", "198.51.100.2")):
         place.load(NEW, program)
@@ -620,7 +633,8 @@ def test_undo_knows_which_daemon_json_was_written(place: Place) -> None:
     nobody = ("--docker", str(place.folder / "docker.sock"))
     assert main(["migrate", "docker", "--undo", *where, *nobody]) == 5
     assert place.daemon_json.read_text() != OPTIONS
-    assert main(["migrate", "docker", "--undo", *where, "--from", str(place.folder)]) == 0
+    told = ("--from", str(place.folder))
+    assert main(["migrate", "docker", "--undo", *where, *told]) == 0
     assert place.daemon_json.read_text() == OPTIONS
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
@@ -12,6 +13,7 @@ from nftbridge.errors import InputError
 from nftbridge.model import Container, GatewayMode, Host, Network
 from tests.unit.docker_inspect import (
     BRIDGE,
+    KNOWN,
     bound,
     container,
     endpoint,
@@ -259,6 +261,24 @@ def test_what_the_api_does_not_tell_is_said(option: str) -> None:
     (remark,) = (r for r in unknown.remarks if r.where == f"host.{option}")
     assert f"--no-{option.replace('_', '-')}" in remark.hint
     assert getattr(unknown.host, option) == getattr(Host(), option)
+
+
+DENIED = {f"{BRIDGE}default_bridge": "true", f"{BRIDGE}enable_ip_masquerade": "false"}
+
+
+@pytest.mark.parametrize(("told", "masqueraded"), [(None, True), (True, True), (False, False)])
+def test_the_default_bridge_is_masqueraded_whatever_docker_says_of_it(
+    *, told: bool | None, masqueraded: bool
+) -> None:
+    """It says so as soon as its firewall is off; of other networks it says the truth."""
+    options = {f"{BRIDGE}enable_ip_masquerade": "false"}
+    plain = network("plain", Options=options, IPAM=subnets("172.21.0.0/16"))
+    found = imported([network(Options=DENIED), plain], [], options=replace(KNOWN, ip_masq=told))
+    assert [n.masquerade for n in found.host.networks] == [masqueraded, False]
+    assert [r.where for r in found.remarks] == (["network 'front'"] if told is None else [])
+    true = network(Options=DENIED | {f"{BRIDGE}enable_ip_masquerade": "true"})
+    (one,) = imported([true], [], options=replace(KNOWN, ip_masq=told)).host.networks
+    assert one.masquerade, "that is never denied wrongly"
 
 
 def test_what_the_user_tells_is_taken() -> None:

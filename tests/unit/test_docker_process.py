@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 
 from nftbridge.docker import process
-from nftbridge.docker.process import DAEMON_JSON, parsed, started
+from nftbridge.docker.host import UNKNOWN, DaemonOptions
+from nftbridge.docker.process import DAEMON_JSON, options_of, parsed, started
 from nftbridge.errors import InputError
 from nftbridge.migrate.configuration import Configuration
 
@@ -114,6 +116,37 @@ def peer(path: str) -> int:
         sock.connect(path)
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int.from_bytes(raw[:4], sys.byteorder)
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "options"),
+    [
+        ((), None, (True, False, True)),
+        ((), "", (True, False, True)),
+        ((), '{"debug": true}', (True, False, True)),
+        (("--userland-proxy=false", "--ip-masq=0"), "{}", (False, False, False)),
+        ((), '{"userland-proxy": false, "allow-direct-routing": true}', (False, True, True)),
+        (("--allow-direct-routing",), '{"ip-masq": false}', (True, True, False)),
+        ((), "[]", (None, None, None)),
+        ((), "{", (None, None, None)),
+    ],
+)
+def test_what_the_api_does_not_tell(
+    tmp_path: Path, words: tuple[str, ...], said: str | None, options: tuple[bool | None, ...]
+) -> None:
+    """Docker's own defaults where neither its words nor its file say anything."""
+    file = tmp_path / "daemon.json"
+    if said is not None:
+        file.write_text(said)
+    with listener(tmp_path, f"--config-file={file}", *words) as path:
+        assert astuple(options_of(started(path))) == options
+
+
+def test_what_is_said_first_counts() -> None:
+    assert UNKNOWN.otherwise(DaemonOptions(ip_masq=False)) == DaemonOptions(ip_masq=False)
+    some = DaemonOptions(userland_proxy=False, ip_masq=True)
+    other = DaemonOptions(userland_proxy=True, allow_direct_routing=True)
+    assert some.otherwise(other) == DaemonOptions(False, True, True)  # noqa: FBT003
 
 
 def test_of_another_program_nothing_is_known(tmp_path: Path) -> None:
