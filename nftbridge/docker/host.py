@@ -17,11 +17,15 @@ from nftbridge.model.checks import Path, quoted
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What Docker told, whoever asked: each container and network, and ``GET /info`` or null."""
+    """What Docker told, whoever asked: each container and network, and ``GET /info`` or null.
+
+    Not `whole`: there is more to come.
+    """
 
     networks: tuple[InspectedNetwork, ...]
     containers: tuple[InspectedContainer, ...]
     info: Item
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,19 +311,27 @@ def _about_swarm(info: Item) -> Iterator[Problem]:
 
 
 def _about_endpoints(inspected: Inspected) -> Iterator[Problem]:
-    """What is known of an end point's container, but not of its network, or the reverse."""
-    networks = {network.identity: network for network in inspected.networks}
+    """What the rules for single end points leave out, and what of them was not inspected."""
+    linking = {network.identity for network in inspected.networks if network.links}
     for container in inspected.containers:
-        place = f"container {quoted(container.name)}"
+        if container.links and any(end.network in linking for end in container.endpoints):
+            message = "its --link is left out: Docker opens ports to it in spite of icc = false"
+            hint = "a rule in DOCKER-USER can do the same"
+            yield Problem(f"container {quoted(container.name)}", message, hint)
+    if inspected.whole:
+        yield from _about_halves(inspected)
+
+
+def _about_halves(inspected: Inspected) -> Iterator[Problem]:
+    """What is known of an end point's container, but not of its network, or the reverse."""
+    known = {network.identity for network in inspected.networks}
+    for container in inspected.containers:
         for endpoint in container.endpoints:
-            network = networks.get(endpoint.network)
-            if network is None:
+            if endpoint.network not in known:
                 message = f"is left out of network {quoted(endpoint.network_name)}"
                 hint = "docker network inspect tells of it"
+                place = f"container {quoted(container.name)}"
                 yield Problem(place, f"{message}, which was not inspected", hint)
-            elif container.links and network.links:
-                message = "its --link is left out: Docker opens ports to it in spite of icc = false"
-                yield Problem(place, message, "a rule in DOCKER-USER can do the same")
     for network, member in _strangers(inspected):
         message = f"was not inspected, only its network {quoted(network.name)}: no port is open"
         place = f"container {quoted(member.name)}"

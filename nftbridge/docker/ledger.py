@@ -64,7 +64,10 @@ class Ledger:
     def inspected(self) -> Inspected:
         """All that is known now."""
         return Inspected(
-            tuple(self._networks.values()), tuple(self._containers.values()), self._info
+            tuple(self._networks.values()),
+            tuple(self._containers.values()),
+            self._info,
+            self.complete,
         )
 
     def unread(self) -> tuple[Problem, ...]:

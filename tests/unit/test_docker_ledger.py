@@ -96,6 +96,19 @@ def test_a_network_that_is_inspected_while_a_container_starts_in_it() -> None:
     assert joined(Host(), ledger.inspected()).remarks == ()
 
 
+def test_what_is_not_inspected_yet_is_no_reason_to_complain() -> None:
+    """Docker's own networks have other IDs after a restart, and containers may come first."""
+    ledger = Ledger()
+    ledger.listed(Kind.CONTAINER, ["web-id"])
+    ledger.listed(Kind.NETWORK, [FRONT])
+    container, front = ledger.to_ask(2)
+    ledger.answered(container, Item(WEB, "test"))
+    assert not joined(Host(), ledger.inspected()).remarks
+    ledger.answered(front, Item(None, "test"))
+    (remark,) = joined(Host(), ledger.inspected()).remarks
+    assert "which was not inspected" in remark.message
+
+
 def test_a_start_is_asked_about_and_a_second_time_if_it_dies_meanwhile() -> None:
     ledger = filled()
     start = Event(Kind.CONTAINER, Action.START, "web-id")
