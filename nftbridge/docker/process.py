@@ -112,7 +112,10 @@ def options_of(found: Started) -> DaemonOptions:
 def started(path: str) -> Started:
     """What the Engine at the unix socket `path` was started with."""
     try:
-        return started_as(_peer(path))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(_PATIENCE)
+            sock.connect(path)
+            return started_as(peer_of(sock))
     except OSError:
         return Started()
 
@@ -161,17 +164,15 @@ def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None, str]]:
             yield name, value if equals else None, following
 
 
-def _peer(path: str) -> int:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(_PATIENCE)
-        sock.connect(path)
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+def peer_of(sock: socket.socket) -> int:
+    """The process that made the socket and waits at it, as numbered here; 0 for a stranger."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
     return int(_PEER.unpack(raw)[0])
 
 
 def _engine(peer: int) -> Path | None:
     """The folder in /proc of the dockerd that made the socket, or for which systemd has made it."""
-    number = _PIDFILE.read_text().strip() if peer == _INIT else str(peer)
+    number = _PIDFILE.read_text(errors="replace").strip() if peer == _INIT else str(peer)
     process = Path("/proc", number)
     words = _command_line(process)
     return process if words and os.path.basename(words[0]) == "dockerd" else None

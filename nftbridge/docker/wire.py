@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import socket
-import struct
 from collections.abc import Iterator
 
 from nftbridge.docker.api import unreachable
+from nftbridge.docker.process import peer_of
 from nftbridge.errors import UnavailableError
 
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
@@ -20,7 +20,6 @@ _LONGEST = 64 << 20
 """Bytes of a head, an answer or a line; Docker's are a small part of that."""
 
 _PIECE = 1 << 18
-_PEER = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 
 class Exchange:
@@ -52,9 +51,8 @@ class Exchange:
         return self._socket.fileno()
 
     def peer(self) -> int:
-        """The process that made the socket and waits at it, as numbered here; 0 for a stranger."""
-        raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        return int(_PEER.unpack(raw)[0])
+        """As `process.peer_of`."""
+        return peer_of(self._socket)
 
     def read(self) -> None:
         """Take what has come. Raises `UnavailableError` if it is no answer, or there is no end."""
