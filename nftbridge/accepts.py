@@ -130,9 +130,9 @@ class Accepts:
         with self._places.held():
             steps = self.steps(after)
             leaving = [change for change in steps.changes if change.staying != change.held]
-            for change in leaving:
-                self._set(change.site, change.staying)
             try:
+                for change in leaving:
+                    self._set(change.site, change.staying)
                 yield steps
             except BaseException:
                 for change in leaving:
