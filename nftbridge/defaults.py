@@ -8,6 +8,9 @@ TABLE = "nftbridge"
 STATE_DIRECTORY = Path("/run/nftbridge")
 """Where what was last applied is kept; like the kernel's tables, gone after a reboot."""
 
+LASTING = Path("/var/lib/nftbridge")
+"""Where that is kept which has to outlive a boot: where another firewall drops what is ours."""
+
 HOST_FILES = Path("/etc/nftbridge")
 """The host file, or folder, that the systemd units are for."""
 

@@ -13,7 +13,8 @@ loses nothing of it, and with the machine the kernel's rules are lost as well.
 ``applied.json``: it says at which generation of the kernel's counter that was, in which boot, and
 by which code. Whoever finds the counter unmoved need not look at the kernel.
 
-``accepts.json`` names the places of iptables where accepts are kept: an apply has to look there.
+``accepts.json`` names the places of iptables where accepts are kept: an apply has to look there. As
+other firewalls do, it outlives a boot.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from nftbridge import __version__, config
+from nftbridge import __version__, config, defaults
 from nftbridge import netns as namespaces
 from nftbridge.errors import InputError, Problem, UnavailableError
 from nftbridge.model import Host
@@ -50,13 +51,20 @@ _DECIDING = ("", "model", "policy", "nft")
 class State:
     """The state of one table in one network namespace.
 
-    `boot` tells boots apart; without it no mark is kept.
+    `boot` tells boots apart; without it no mark is kept. `lasting` is where that is kept which
+    outlives a boot.
     """
 
     def __init__(
-        self, directory: Path, table: str, namespace: str, boot: str | None = None
+        self,
+        directory: Path,
+        table: str,
+        namespace: str,
+        boot: str | None = None,
+        lasting: Path | None = None,
     ) -> None:
         self._folder = directory / namespace / table
+        self._lasting = None if lasting is None else str(lasting / table / "accepts.json")
         self._boot = boot
         self._bodies: dict[str, tuple[object, dict[str, Any]]] = {}
         self._heads: dict[str, tuple[object, dict[str, Any]]] = {}
@@ -65,8 +73,10 @@ class State:
     @classmethod
     def of(cls, directory: Path, table: str, netns: str | None) -> Self:
         """The state of that table in `netns`, as `nftbridge.netns.inside` takes it."""
+        usual = directory == defaults.STATE_DIRECTORY and netns is None
+        lasting = defaults.LASTING if usual else None
         with namespaces.inside(netns):
-            return cls(directory, table, namespaces.cookie(), namespaces.boot())
+            return cls(directory, table, namespaces.cookie(), namespaces.boot(), lasting)
 
     @contextmanager
     def locked(self) -> Generator[None]:
@@ -241,11 +251,18 @@ class State:
     def accepting(self) -> tuple[str, ...]:
         """Where iptables has accepts of ours to be kept, as `accepts.Places` calls it."""
         found = self._head("accepts.json").get("sites")
+        if found is None and self._lasting is not None:
+            found = self._head(self._lasting).get("sites")
         return tuple(map(str, cast("list[object]", found))) if isinstance(found, list) else ()
 
     def set_accepting(self, sites: Iterable[str]) -> None:
-        """Record where."""
-        self._write("accepts.json", {"sites": sorted(sites)})
+        """Record where, for the boots to come as well if this is the host's usual record."""
+        content: dict[str, object] = {"sites": sorted(sites)}
+        if self._lasting is not None:
+            with self._reported():
+                Path(self._lasting).parent.mkdir(parents=True, exist_ok=True)
+            self._write(self._lasting, content)
+        self._write("accepts.json", content)
 
     def set_mark(
         self, generation: int | None, source: str = "", forwarded: Iterable[str] = ()

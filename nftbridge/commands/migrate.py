@@ -39,7 +39,8 @@ def migrate(options: Namespace) -> int:
         looked = migration.look(inspected, wishes)
     warn(looked.plan.remarks)
     if options.json:
-        print_json(show.data(looked, done=options.apply, written=options.write))
+        if not looked.plan.problems:  # the error is one document
+            print_json(show.data(looked, done=options.apply, written=options.write))
     else:
         print_lines(show.lines(looked, style(), done=options.apply, written=options.write))
     if looked.plan.problems:

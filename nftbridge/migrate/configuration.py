@@ -78,7 +78,9 @@ class Configuration:
             raise InputError(problems)
         with _reported(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            for folder in {self.path.parent, self.path.resolve().parent}:
+            if self.path.exists() and not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            for folder in {self.path.parent, _behind(self.path).parent}:
                 with TemporaryFile(dir=folder):
                     pass
 
@@ -121,7 +123,8 @@ class Configuration:
 
     def _restore(self, text: str | None) -> None:
         if text is not None:
-            _replace(self.path, text, self.path if self.path.exists() else self.kept)
+            if text != _read(self.path):
+                _replace(self.path, text, self.path if self.path.exists() else self.kept)
             return
         with _reported(self.path):
             self.path.unlink(missing_ok=True)
@@ -148,7 +151,7 @@ def _read(path: Path) -> str | None:
 def _replace(path: Path, text: str, like: Path) -> None:
     """Write a whole file, with the owner and the mode of `like` if that is there."""
     with _reported(path):
-        path = path.resolve()  # a symbolic link stays one
+        path = _behind(path)
         temporary = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -162,6 +165,13 @@ def _replace(path: Path, text: str, like: Path) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _behind(path: Path) -> Path:
+    """What a symbolic link leads to, which stays one; folders of others are not looked through."""
+    while path.is_symlink():
+        path = path.parent / os.readlink(path)
+    return path
 
 
 @contextmanager

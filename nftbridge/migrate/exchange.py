@@ -96,10 +96,14 @@ def removal_script(name: str, table: Table, found: Removal, variant: Variant) ->
 
 
 def _leading_there(held: Sequence[str], found: Removal) -> Iterator[str]:
-    """A jump to the accepts in the place of Docker's first line in FORWARD."""
+    """A jump to the accepts in the place of Docker's lines in FORWARD.
+
+    What others have between these comes first: with Docker, too, not all was accepted before it.
+    """
     if JUMP not in held:
         gone = {number for chain, number, _ in found.lines if chain == FORWARD}
-        yield from _insertions(FORWARD, min(gone, default=1) - 1, (JUMP,), len(held) - len(gone))
+        before = set(range(1, max(gone, default=0))) - gone
+        yield from _insertions(FORWARD, len(before), (JUMP,), len(held) - len(gone))
 
 
 def translation_of(line: str) -> tuple[str, str] | None:

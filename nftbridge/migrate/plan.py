@@ -270,7 +270,31 @@ def _remarks(given: Given, out: tuple[Out, ...], users: tuple[Carried, ...]) -> 
             message = "let others address containers directly, past their publications; ours do not"
             hint = "--allow-direct-routing keeps it, on open ports"
             yield Problem(str(leaving.site), f"the rules of {leaving.layout} {message}", hint)
+    yield from _outweighed(out, users)
     yield from _publications(given, out)
+
+
+def _outweighed(out: tuple[Out, ...], users: tuple[Carried, ...]) -> Iterator[Problem]:
+    """Accepts of the user's about other interfaces than bridges, where FORWARD goes on dropping."""
+    accepting = {
+        one.site: one.tables["filter"].forward.accepts for one in out if "filter" in one.tables
+    }
+    for one in users:
+        accepts = accepting.get(one.site)
+        if accepts is None:
+            continue
+        ours = {line.partition(" -j ")[0] for line in accepts}
+        for chain, rule in one.rules():
+            if jump_of(rule.text) == "ACCEPT" and not any(_asks(rule.text, name) for name in ours):
+                program = "iptables" if one.site.family is Family.IPV4 else "ip6tables"
+                message = f"'{rule.text}' will not outweigh the drop that stays in FORWARD"
+                hint = f"{program}-{one.site.variant.value} -A FORWARD {rule.text}"
+                yield Problem(f"{one.site}, {chain}", message, hint)
+
+
+def _asks(line: str, interface: str) -> bool:
+    """Whether a line has that option, such as ``-i br-front``, and has it not negated."""
+    return f" {interface} " in f" {line} " and f"! {interface} " not in f"{line} "
 
 
 def _idle(given: Given) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ from nftbridge.docker.host import UNKNOWN, DaemonOptions, Inspected, host_of
 from nftbridge.docker.process import Started, options_in, options_of
 from nftbridge.effects import check_forwarding
 from nftbridge.engine import Engine, state_of
-from nftbridge.errors import InputError, PartlyAppliedError, Problem
+from nftbridge.errors import InputError, KernelRefusedError, PartlyAppliedError, Problem
 from nftbridge.migrate.configuration import Configuration
 from nftbridge.migrate.exchange import alignment_script, removal, removal_script
 from nftbridge.migrate.forward import Policy
@@ -272,7 +272,11 @@ class Migration:
                 name, table, removal(name, table, theirs, forward, staying), site.variant
             )
 
-        self._rules.change(site, name, script)
+        try:
+            self._rules.change(site, name, script)
+        except KernelRefusedError as error:
+            message = f"ours are in, but Docker's rules stay in {name} of {site}: {error}"
+            raise PartlyAppliedError(message) from error
 
     @staticmethod
     def _check_users(site: Site, before: Table, now: Table) -> None:
@@ -336,7 +340,8 @@ def _daemon_options(
     written = DaemonOptions(
         *(_flag(said.get(name)) for name in ("userland-proxy", "allow-direct-routing", "ip-masq"))
     )
-    return wishes.daemon.otherwise(written).otherwise(shown).otherwise(then)
+    known = options_of(configuration.started)  # with Docker's defaults
+    return wishes.daemon.otherwise(written).otherwise(shown).otherwise(then).otherwise(known)
 
 
 def _flag(value: object) -> bool | None:

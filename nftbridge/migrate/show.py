@@ -14,6 +14,7 @@ from nftbridge.migrate.plan import Out
 from nftbridge.migrate.run import Looked
 from nftbridge.migrate.undo import Undone
 from nftbridge.migrate.users import Carried
+from nftbridge.model import counted
 from nftbridge.style import Style
 
 
@@ -65,6 +66,11 @@ def afterwards(looked: Looked, *, written: bool) -> Iterator[str]:
         yield (
             "write the units again if they were written before: to keep chain"
             f" {CHAIN} of iptables-legacy the service needs more rights"
+        )
+    if number := sum(1 for one in looked.plan.carried for _ in one.rules()):
+        yield (
+            f"{counted(number, 'rule')} of yours in DOCKER-USER, as all rules, end with the boot:"
+            " write them into /etc/nftables.conf, since scripts for iptables' DOCKER-USER find none"
         )
     if looked.started.off:
         yield f"nobody but nftbridge opens ports now: keep {_watching(looked)}"

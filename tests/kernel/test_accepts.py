@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import NamedTuple
 
 import pytest
 
-from nftbridge import config
+from nftbridge import config, defaults
+from nftbridge.accepts import Places
+from nftbridge.choice import Target
 from nftbridge.cli import main
 from nftbridge.compat import text
+from nftbridge.compat.tables import Site
+from nftbridge.compat.tools import Variant
 from nftbridge.deployment import Deployment
 from nftbridge.errors import KernelRefusedError
 from nftbridge.lab import HOST, OUTSIDE, Laboratory, Probe
 from nftbridge.model import Family
+from nftbridge.netns import inside
 from nftbridge.watch.units import made
 from tests.kernel.deployed import wait_until
 from tests.kernel.migrate_layouts import tell
@@ -268,3 +274,25 @@ def test_the_service_keeps_them_with_what_its_unit_allows(place: Place) -> None:
         place.file.write_text(BEFORE)
         watch.wait_for(lambda: place.chain() == FRONT)
         assert watch.count("failed") == 0
+
+
+def test_after_a_boot_they_are_put_in_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another firewall drops, it will drop again; nothing in /run tells of the migration."""
+    run, lib = place.state.with_name("run"), place.state.with_name("lib")
+    monkeypatch.setattr(defaults, "STATE_DIRECTORY", run)
+    monkeypatch.setattr(defaults, "LASTING", lib)
+    place.file.write_text(AFTER)
+    with inside(place.lab.netns):
+        places = Places.at(Target(state_directory=run))
+        for family in Family:
+            with places.held():
+                places.add(Site(Variant(place.variant), family))
+            place.sh(family, "-F", "FORWARD")
+            place.sh(family, "-F", "NFTBRIDGE")
+            place.sh(family, "-X", "NFTBRIDGE")
+        shutil.rmtree(run)
+        assert main(["apply", str(place.file)]) == 0
+        assert place.passed(OLD, *NEW) == place.all_of(OLD, *NEW)
+        assert main(["remove", "--all"]) == 0
+        assert main(["apply", str(place.file)]) == 0
+    assert "NFTBRIDGE" not in place.filter(Family.IPV4)

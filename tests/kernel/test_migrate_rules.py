@@ -20,6 +20,7 @@ import pytest
 from nftbridge import config, netns
 from nftbridge.cli import main
 from nftbridge.compat.tables import Site, Table
+from nftbridge.errors import KernelRefusedError
 from nftbridge.migrate.kernel import Rules
 from tests.kernel.migrate_layouts import CONTAINERS, HOST, LAYOUTS, NEW, OLD, TABLES, tell
 from tests.kernel.migrate_site import KILLED, steady
@@ -201,6 +202,62 @@ def test_rules_of_others_stay_where_they_are(place: Place, rules: str, variant: 
     later = "-A FORWARD -s 198.51.100.10/32 -j DROP\n"
     assert later in place.saved(program)
     assert place.saved(program).replace(later, "") == before
+
+
+@pytest.mark.parametrize("rules", [OLD, NEW], ids=[MIDDLE, LATEST])
+def test_what_others_have_between_docker_s_rules_comes_before_the_accepts(
+    place: Place, rules: str
+) -> None:
+    """Docker puts what it makes later in front of it, as in front of a ban of fail2ban."""
+    place.load(rules)
+    ban = "-A FORWARD -s 198.51.100.9/32 -j DROP"
+    place.load(f"*filter\n{ban.replace('-A FORWARD', '-I FORWARD 2')}\nCOMMIT\n")
+    before = place.saved()
+    place.migrate("--apply")
+    assert place.forward() == ["-P FORWARD DROP", ban, ACCEPTS]
+    place.migrate("--undo")
+    assert place.saved() == before
+
+
+def test_an_accept_that_a_drop_outweighs_is_said(place: Place) -> None:
+    """In iptables' DOCKER-USER it ended FORWARD; in nftables it ends nothing but our chain."""
+    place.load(NEW)
+    vpn, known = "-i tun0 -o eth0 -j ACCEPT", "-s 10.8.0.2/32 -i br-front -j ACCEPT"
+    place.load(f"*filter\n-A DOCKER-USER {vpn}\n-A DOCKER-USER {known}\nCOMMIT\n")
+    said = place.migrate("--apply", "--forward-policy", "keep")
+    assert f"'{vpn}' will not outweigh the drop that stays in FORWARD" in said
+    assert f"iptables-legacy -A FORWARD {vpn}" in said
+    assert f"'{known}'" not in said, "that bridge is accepted"
+    assert "next: 2 rules of yours in DOCKER-USER, as all rules, end with the boot" in said
+    place.migrate("--undo")
+    assert "outweigh" not in place.migrate("--apply", "--forward-policy", "accept")
+
+
+def test_what_is_refused_when_ours_are_in_already_is_half_done(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.load(NEW)
+    real = Rules.change
+
+    def refused(self: Rules, site: Site, name: str, script: Callable[[Table], str]) -> bool:
+        if name == "nat":
+            raise KernelRefusedError("no")
+        return real(self, site, name, script)
+
+    monkeypatch.setattr(Rules, "change", refused)
+    said = place.migrate("--apply", status=4)
+    assert "ours are in, but Docker's rules stay in nat of iptables-legacy IPv4: no" in said
+    monkeypatch.undo()
+    place.migrate("--apply")
+    assert "DOCKER" not in place.saved()
+
+
+def test_a_plan_for_programs_with_errors_is_one_document(place: Place) -> None:
+    place.load(NEW)
+    place.load("*filter\n-A DOCKER-USER -m recent --name x --set -j DROP\nCOMMIT\n")
+    document, _, _ = place.migrate("--json", status=1).partition("nftbridge: ")
+    (problem,) = json.loads(document)["problems"]
+    assert "cannot be carried over" in problem["message"]
 
 
 def test_no_comment_is_taken_for_a_jump(place: Place) -> None:
