@@ -53,6 +53,10 @@ class Child:
         """Forget it, after its outcome."""
         os.close(self._pipe)
 
+    def kill(self) -> None:
+        """End it at once; `outcome` says so."""
+        os.kill(self._process, signal.SIGKILL)
+
     def end(self, seconds: float) -> Outcome:
         """Wait for what comes of it, and end it after so many seconds.
 
@@ -64,7 +68,7 @@ class Child:
             done = None
             while done is None:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    os.kill(self._process, signal.SIGKILL)
+                    self.kill()
                 done = self.outcome()
         self.close()
         return done

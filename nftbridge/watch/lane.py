@@ -115,6 +115,9 @@ class Finished:
     since: float
 
 
+LONGEST = 300.0
+"""Seconds that work may take: others may hold xtables' lock, and firewalld be slow to answer."""
+
 Job: TypeAlias = Callable[[frozenset[Reason]], Outcome]
 
 
@@ -142,6 +145,18 @@ class Lane:
         reasons = self._reasons = self.gathering.take()
         self.child = Child(lambda: self._job(reasons))
         return self.child
+
+    def deadline(self) -> float | None:
+        """When to `interrupt`; None if nobody is at it."""
+        return None if self.child is None else self._started + LONGEST
+
+    def interrupt(self, now: float) -> None:
+        """End what hangs, such as a file that cannot be read: the kernel is as before or after it.
+
+        Its outcome says so, and it is tried again.
+        """
+        if self.child is not None and now >= self._started + LONGEST:
+            self.child.kill()
 
     def finished(self, now: float) -> Finished | None:
         """What came of it; None if it goes on. To be called when the child is readable."""

@@ -142,6 +142,7 @@ class Service:
             self._ask_docker()
             for lane in self._lanes:
                 self._start_if_due(lane)
+                lane.interrupt(time.monotonic())
             for key, _ in self._selector.select(self._timeout(alive)):
                 key.data()
             if self._manager.interval is not None and time.monotonic() >= alive:
@@ -238,6 +239,7 @@ class Service:
     def _timeout(self, alive: float) -> float | None:
         """Seconds to wait for events, None for ever."""
         times = [due for lane in self._lanes if (due := self._due(lane)) is not None]
+        times += [late for lane in self._lanes if (late := lane.deadline()) is not None]
         if self._docker is not None and (due := self._docker.due()) is not None:
             times.append(due)
         if self._manager.interval is not None:

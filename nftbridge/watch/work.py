@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from nftbridge import applying, config, defaults
@@ -107,7 +108,7 @@ def apply(file: str, target: Target, wanted: str) -> Outcome:
     warnings: list[Problem] = []
     digest = ""
     try:
-        source = config.read(file)
+        source = _read(file)
         digest = source.digest()
         done = applying.apply(source, target, wanted, warnings.extend)
     except InputError as error:
@@ -142,7 +143,7 @@ def _held(target: Target, why: str) -> Outcome:
 
 def _declares(file: str, host: Host) -> bool:
     try:
-        return config.load(file).host == host
+        return _read(file).load().host == host
     except InputError:
         return False
 
@@ -222,7 +223,7 @@ def _own(beside: Beside, said: Said, target: Target, wanted: str) -> _Own:
     """
     if beside.file is None:
         return _Own(empty(said.options))
-    source = config.read(beside.file)
+    source = _read(beside.file)
     loaded = source.load()
     text = json.dumps(config.host_to_data(loaded.host))
     if text != beside.good:
@@ -232,9 +233,18 @@ def _own(beside: Beside, said: Said, target: Target, wanted: str) -> _Own:
     return _Own(loaded.host, loaded.warnings, text, digest=source.digest())
 
 
+def _read(file: str) -> config.Source:
+    """Whoever waits for somebody to write into a pipe would wait for ever."""
+    path = Path(file)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        hint = "a service watches a .toml or .json file, or a folder of them"
+        raise InputError((Problem(file, "is neither a file nor a folder", hint),))
+    return config.read(file)
+
+
 def _digest(file: str | None) -> str:
     try:
-        return "" if file is None else config.read(file).digest()
+        return "" if file is None else _read(file).digest()
     except InputError:
         return ""
 

@@ -280,6 +280,18 @@ def test_a_changed_file_is_applied_and_changed_back_too(
         assert place.holds("8080")
 
 
+def test_a_pipe_in_the_file_s_place_is_not_waited_for(place: Place) -> None:
+    with watching(place.watch()) as watch:
+        kept = place.file.read_text()
+        place.file.unlink()
+        os.mkfifo(place.file)
+        assert "neither a file nor a folder" in watch.until("rejected")["text"]
+        place.file.unlink()
+        place.file.write_text(kept.replace("8080:80", "8081:80"))
+        watch.until("applied", reason="file")
+        assert place.holds("8081")
+
+
 def test_a_folder(place: Place) -> None:
     folder = place.file.parent
     arguments = command(folder, place.namespace, place.state)

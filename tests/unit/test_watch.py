@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import signal
 from pathlib import Path
 
 import pytest
 
+from nftbridge.watch import lane as lanes
 from nftbridge.watch.child import Child
 from nftbridge.watch.files import Paths
-from nftbridge.watch.lane import MOST, QUIET, Gathering, Reason
+from nftbridge.watch.lane import MOST, QUIET, Gathering, Lane, Reason
 from nftbridge.watch.log import Level, Log
 from nftbridge.watch.work import Outcome
 
@@ -138,3 +140,24 @@ def test_what_a_forked_process_says_and_how_it_ends() -> None:
         raise KeyError(1)
 
     assert outcome_of(Child(fail)).error.startswith("internal error: KeyError(1)")
+
+
+def test_work_that_hangs_is_ended_and_what_came_of_it_is_said() -> None:
+    def hang(_: frozenset[Reason]) -> Outcome:
+        signal.pause()
+        return Outcome()
+
+    lane = Lane(hang)
+    assert lane.deadline() is None
+    lane.ask(Reason.START, 0.0)
+    child = lane.start(0.0)
+    late = lanes.LONGEST
+    assert lane.deadline() == late
+    lane.interrupt(late - 1)
+    assert not select.select([child], [], [], 0.1)[0]
+    lane.interrupt(late)
+    while (finished := lane.finished(late)) is None:
+        pass
+    child.close()
+    assert "SIGKILL" in finished.outcome.error
+    assert lane.deadline() is None
