@@ -96,12 +96,15 @@ class OfDocker:
     def apply(self, target: Target, wanted: str, *, undone: bool) -> Outcome:  # noqa: ARG002
         """As Docker is known now, and as the file is, or was when it was good.
 
-        However a trial has ended: it was about what Docker had when it began.
+        However a trial has ended: it was about what Docker had when it began. It ends at once where
+        it has a container that is gone, whose ports would lead to whoever gets its address.
         """
-        if held := work.hold(target):
-            return held
         ledger, beside = self.docker.ledger, Beside(self.file, self._good)
         said = Said(ledger.inspected(), self.docker.options, ledger.unread())
+        if held := work.hold(target):
+            if not work.outlives(target, said.inspected):
+                return held
+            work.end_trial(target)
         outcome = work.apply_docker(said, beside, target, wanted)
         return (work.hold(target) or outcome) if outcome.error else outcome
 

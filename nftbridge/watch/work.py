@@ -12,12 +12,21 @@ from typing import ClassVar
 
 from nftbridge import applying, config, defaults
 from nftbridge.choice import Target
+from nftbridge.deployment import Deployment
 from nftbridge.docker import names
-from nftbridge.docker.host import DaemonOptions, Inspected, clashes, empty, joined
+from nftbridge.docker.host import (
+    UNKNOWN,
+    DaemonOptions,
+    Inspected,
+    clashes,
+    empty,
+    host_of,
+    joined,
+)
 from nftbridge.docker.networks import ID_SHOWN
 from nftbridge.engine import state_of
 from nftbridge.errors import InputError, NftbridgeError, Problem
-from nftbridge.model import Host
+from nftbridge.model import Address, Family, Host, Network
 from nftbridge.model.parts import Protection
 from nftbridge.nft import document
 from nftbridge.report import remarks, summary
@@ -122,6 +131,28 @@ def hold(target: Target) -> Outcome | None:
     """Put back what was applied last, if that waits to be confirmed; None if not."""
     trial = state_of(target).trial()
     return None if trial is None else _held(target, f"the last apply is {trial}")
+
+
+def outlives(target: Target, inspected: Inspected) -> bool:
+    """Whether what was applied last has a container in a network of Docker's that is no more."""
+    applied = state_of(target).applied()
+    if applied is None or not inspected.whole:
+        return False
+    now = {
+        network.bridge: _addresses(network) for network in host_of(inspected, UNKNOWN).host.networks
+    }
+    return any(_addresses(n) - now[n.bridge] for n in applied.networks if n.bridge in now)
+
+
+def _addresses(network: Network) -> set[Address]:
+    found = (c.address(family) for c in network.containers for family in Family)
+    return {address for address in found if address is not None}
+
+
+def end_trial(target: Target) -> None:
+    """Let what is on trial stay, until the apply that follows."""
+    with suppress(InputError):  # it has ended by itself
+        Deployment.of_last_apply(target, "auto")[0].confirm()
 
 
 def hold_undone(target: Target, file: str, *, ended: bool) -> Outcome | None:

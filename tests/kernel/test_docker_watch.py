@@ -312,6 +312,27 @@ def test_docker_waits_while_an_apply_is_on_trial(site: Site) -> None:
         watch.wait_for(lambda: not site.publishes(18191))
 
 
+def test_a_trial_does_not_keep_the_port_of_a_container_that_is_gone(
+    site: Site, tmp_path: Path
+) -> None:
+    docker = site.docker
+    docker.run("goes", "front", {"80/tcp": ["18193"]})
+    docker.run("stays", "front", {"80/tcp": ["18194"]})
+    with site.watching() as watch:
+        tried = tmp_path / "tried.json"
+        importing = ("import", "docker", "--docker", str(docker.socket), "--format", "json")
+        tried.write_text(run(*importing, "--no-userland-proxy").replace("18194", "18195"))
+        assert "confirm" in run("apply", str(tried), "--confirm", "600", *site.place())
+        assert site.answers("goes", 18193)
+        docker.run("late", "front")
+        watch.until("held")
+        assert site.answers("stays", 18195), "it is on trial"
+        docker.remove("goes")
+        watch.wait_for(lambda: not site.publishes(18193))
+        assert site.answers("stays", 18194), "as Docker has it"
+        assert '"trial": null' in site.status()
+
+
 def test_a_start_before_docker_s(site: Site, tmp_path: Path) -> None:
     """The socket comes later."""
     link = tmp_path / "docker.sock"
