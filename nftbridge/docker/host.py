@@ -168,8 +168,9 @@ def _whole(
     names = Counter([*taken, *(network.name for network in found)])
     for one in found:
         if one.network is not None:
-            unique = names[one.name] == 1
-            name = one.name if unique else f"{one.name}-{one.identity[:ID_SHOWN]}"
+            unique, short = names[one.name] == 1, one.identity[:ID_SHOWN]
+            name = one.name if unique else f"{one.name}-{short}"
+            name = name if name.isprintable() else short  # no rule depends on it
             yield replace(one.network, name=name, containers=tuple(inside[one.identity]))
 
 
@@ -226,12 +227,11 @@ def _refused(finding: Finding, networks: Sequence[Network], own: int) -> Problem
     path, told = _culprit(finding, own), _told(finding, networks)
     if path != finding.path:
         told = f"of {_network_at(finding.path, networks)}, {told}"
-    message = f"is left out: {told}"
     match finding.path:
         case ("network", int(i), "container", int(j), "publish", int(k)):
-            message = f"{networks[i].containers[j].publish[k]} {message}"
+            message = f"{networks[i].containers[j].publish[k]} is left out: {told}"
         case _:
-            pass
+            message = f"is left out, so that no rule guards it: {told}"
     return Problem(_place(path, networks), message, finding.hint)
 
 

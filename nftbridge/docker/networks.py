@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from nftbridge.docker.item import Item
 from nftbridge.errors import Problem
 from nftbridge.model import Container, Family, GatewayMode, Network, Prefix
-from nftbridge.model.checks import quoted
+from nftbridge.model.checks import interface_name_problem, quoted
 
 ID_SHOWN = 12
 """Characters of an ID that name its object, as in ``br-`` and the first of a network's."""
@@ -89,13 +89,13 @@ def network_of(inspect: Item) -> InspectedNetwork:
     network = _network(inspect)
     default = _switch(inspect["Options"][f"{_BRIDGE}default_bridge"], "false")
     links, unmasked = default and not network.icc, default and not network.masquerade
-    remarks = tuple(_unknown_options(name, inspect["Options"]))
+    remarks = (*_unknown_options(name, inspect["Options"]), *_closed(name, inspect["Options"]))
     return InspectedNetwork(identity, name, driver, network, members, "", links, unmasked, remarks)
 
 
 def _network(inspect: Item) -> Network:
     options = inspect["Options"]
-    trusted = options[f"{_BRIDGE}trusted_host_interfaces"].text()
+    trusted = _trusted(options)
     return Network(
         inspect["Name"].required(),
         options[f"{_BRIDGE}name"].text() or f"br-{inspect['Id'].required()[:ID_SHOWN]}",
@@ -103,12 +103,17 @@ def _network(inspect: Item) -> Network:
         internal=inspect["Internal"].flag(),
         icc=_switch(options[f"{_BRIDGE}enable_icc"]),
         masquerade=_switch(options[f"{_BRIDGE}enable_ip_masquerade"]),
-        gateway_mode_ipv4=_gateway_mode(options[f"{_BRIDGE}gateway_mode_ipv4"]),
-        gateway_mode_ipv6=_gateway_mode(options[f"{_BRIDGE}gateway_mode_ipv6"]),
+        gateway_mode_ipv4=_gateway_mode(options, Family.IPV4) or GatewayMode.NAT,
+        gateway_mode_ipv6=_gateway_mode(options, Family.IPV6) or GatewayMode.NAT,
         host_ipv4=options[f"{_SNAT}ipv4"].address(IPv4Address),
         host_ipv6=options[f"{_SNAT}ipv6"].address(IPv6Address),
-        trusted_host_interfaces=tuple(filter(None, trusted.split(":"))),
+        trusted_host_interfaces=tuple(n for n in trusted if not interface_name_problem(n)),
     )
+
+
+def _trusted(options: Item) -> list[str]:
+    names = options[f"{_BRIDGE}trusted_host_interfaces"].text()
+    return list(filter(None, names.split(":")))
 
 
 def _subnets(inspect: Item) -> Iterator[Prefix]:
@@ -140,11 +145,16 @@ def _switch(option: Item, default: str = "true") -> bool:
     return text in _TRUE
 
 
-def _gateway_mode(option: Item) -> GatewayMode:
+def _gateway_mode(options: Item, family: Family) -> GatewayMode | None:
+    """None for one that is not known here."""
     try:
-        return GatewayMode(option.text() or GatewayMode.NAT)
+        return GatewayMode(_mode_option(options, family).text() or GatewayMode.NAT)
     except ValueError:
-        option.refuse(f"one of {', '.join(GatewayMode)}")
+        return None
+
+
+def _mode_option(options: Item, family: Family) -> Item:
+    return options[f"{_BRIDGE}gateway_mode_ipv{family.version}"]
 
 
 def _members(containers: Item) -> dict[str, Container]:
@@ -158,6 +168,19 @@ def _members(containers: Item) -> dict[str, Container]:
         for identity, end in containers.members().items()
         if not identity.startswith(_UNUSED)
     }
+
+
+def _closed(name: str, options: Item) -> Iterator[Problem]:
+    """Values that cannot be had: without them the network is more closed, and not left out."""
+    place = f"network {quoted(name)}"
+    for family in Family:
+        if _gateway_mode(options, family) is None:
+            mode = quoted(_mode_option(options, family).text())
+            message = f"its gateway mode {mode} for {family.label} is not known here: nat is taken"
+            yield Problem(place, message, "a newer nftbridge may know it")
+    for interface in _trusted(options):
+        if problem := interface_name_problem(interface):
+            yield Problem(place, f"a trusted host interface is left out: {problem}")
 
 
 def _unknown_options(name: str, options: Item) -> Iterator[Problem]:

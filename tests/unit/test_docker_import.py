@@ -263,6 +263,20 @@ def test_what_the_api_does_not_tell_is_said(option: str) -> None:
     assert getattr(unknown.host, option) == getattr(Host(), option)
 
 
+def test_what_a_network_cannot_have_leaves_it_closed_and_not_without_rules() -> None:
+    options = {
+        f"{BRIDGE}gateway_mode_ipv4": "bridge",
+        f"{BRIDGE}trusted_host_interfaces": "eth+:eth1",
+    }
+    told = imported([network("tab\there", Id="0123456789abcdef", Options=options)], [])
+    (found,) = told.host.networks
+    assert (found.name, found.gateway_mode_ipv4) == ("0123456789ab", GatewayMode.NAT)
+    assert found.trusted_host_interfaces == ("eth1",)
+    unknown, trusted = told.remarks
+    assert "gateway mode 'bridge' for IPv4 is not known" in unknown.message
+    assert "'eth+'" in trusted.message
+
+
 DENIED = {f"{BRIDGE}default_bridge": "true", f"{BRIDGE}enable_ip_masquerade": "false"}
 
 
@@ -365,7 +379,6 @@ def test_a_network_that_the_model_refuses_goes_with_a_reason() -> None:
         ({"IPAM": {"Config": [{"Subnet": "x"}]}}, "n.json: IPAM.Config[0].Subnet"),
         ({"Internal": "no"}, "n.json: Internal"),
         ({"Options": {f"{BRIDGE}enable_icc": "perhaps"}}, "enable_icc"),
-        ({"Options": {f"{BRIDGE}gateway_mode_ipv4": "bridge"}}, "gateway_mode_ipv4"),
         ({"Options": {"com.docker.network.host_ipv4": "::1"}}, "host_ipv4"),
         (
             {"Containers": {"x": {"Name": "x", "IPv4Address": "nowhere"}}},
