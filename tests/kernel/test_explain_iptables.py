@@ -94,15 +94,15 @@ CERTAINLY: dict[str, tuple[bool, str, tuple[str, ...]]] = {
         "",
         (":mine - [0:0]", f"{U} -g mine", f"{U} -j DROP", "-A mine -s 203.0.113.7/32 -j DROP"),
     ),
-    "refused for others": (PASSES, "", (f"{U} -p udp -m length --length 100:200 -j DROP",)),
-    "refused, only logged": (PASSES, "", (f"{U} -m length --length 1:20 -j LOG",)),
+    "refused for others": (PASSES, "", (f"{U} -p udp -m ttl --ttl-lt 3 -j DROP",)),
+    "refused, only logged": (PASSES, "", (f"{U} -m ttl --ttl-lt 3 -j LOG",)),
 }
 
 # what is not understood of the last rule -> the rules
 DOUBTS: dict[str, tuple[str, ...]] = {
-    "-m length --length 0:20: the module has no equal here": (
+    "-m ttl --ttl-lt 3: the module has no equal here": (
         f"{U} -s 203.0.113.1/32 -j DROP",
-        f"{U} -i eth0 -m length --length 0:20 -j DROP",
+        f"{U} -i eth0 -m ttl --ttl-lt 3 -j DROP",
     ),
     "-m mark --mark 0x7": (f"{U} -m mark --mark 0x7 -j DROP",),
     "--ctstatus NONE: the option has no equal here": (
