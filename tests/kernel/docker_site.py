@@ -19,7 +19,7 @@ from nftbridge.lab.namespaces import DIRECTORY
 from nftbridge.model import Family
 from nftbridge.netns import inside
 from tests.kernel.debian import NotAvailable
-from tests.kernel.docker_daemon import HOST, Daemon, daemon, http
+from tests.kernel.docker_daemon import HOST, OUTSIDE, Daemon, daemon, http
 from tests.kernel.watching import Watch, watching
 
 WITHOUT_RULES = ("--iptables=false", "--ip6tables=false")
@@ -132,6 +132,20 @@ class Site:
 def gets(name: str, netns: str, address: str, port: int) -> bool:
     """Whether that answer comes, now or in a moment: neighbours are not known at once."""
     return soon(lambda: http(netns, address, port) == name)
+
+
+def source_of(docker: Daemon, container: str) -> str:
+    """Whom the outside sees when a container sends; an answer need not come back."""
+    with inside(docker.outside):
+        outside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with outside:
+        outside.bind((OUTSIDE[Family.IPV4], 0))
+        outside.settimeout(5)
+        with inside(docker.namespace(container)):
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with sender:
+            sender.sendto(b"?", outside.getsockname())
+        return str(outside.recvfrom(10)[1][0])
 
 
 def soon(condition: Callable[[], bool]) -> bool:

@@ -6,7 +6,6 @@ With Docker 20.10; `./run test-docker` does the same with 28.5.
 from __future__ import annotations
 
 import re
-import socket
 import statistics
 import threading
 import time
@@ -19,8 +18,17 @@ from nftbridge.docker import events
 from nftbridge.docker.wire import Exchange
 from nftbridge.model import Family
 from nftbridge.netns import inside
-from tests.kernel.docker_daemon import HOST, OUTSIDE, Daemon, http
-from tests.kernel.docker_site import WITHOUT_PROXY, WITHOUT_RULES, Site, engine, finds, gets, run
+from tests.kernel.docker_daemon import HOST, Daemon, http
+from tests.kernel.docker_site import (
+    WITHOUT_PROXY,
+    WITHOUT_RULES,
+    Site,
+    engine,
+    finds,
+    gets,
+    run,
+    source_of,
+)
 from tests.kernel.watching import Watch
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.daemons]
@@ -156,20 +164,6 @@ def test_with_docker_s_proxy_and_without_a_file(release: str, tmp_path: Path) ->
             docker.remove("web")
             watch.wait_for(lambda: not site.publishes(18321))
             assert site.silent(18321)
-
-
-def source_of(docker: Daemon, container: str) -> str:
-    """Whom the outside sees when a container sends; an answer need not come back."""
-    with inside(docker.outside):
-        outside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with outside:
-        outside.bind((OUTSIDE[Family.IPV4], 0))
-        outside.settimeout(5)
-        with inside(docker.namespace(container)):
-            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        with sender:
-            sender.sendto(b"?", outside.getsockname())
-        return str(outside.recvfrom(10)[1][0])
 
 
 def test_what_docker_was_started_with_is_kept(release: str, tmp_path: Path) -> None:
